@@ -1,0 +1,104 @@
+"""Time, memory and arithmetic of a step. On a CPU the time is the process's own CPU time, so that other work on the machine disturbs little."""
+import ctypes, gc, importlib.metadata, json, os, platform, statistics, time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+
+def clock(device):
+    if torch.device(device).type == "cuda": torch.cuda.synchronize(); return time.perf_counter()
+    return time.process_time()
+
+
+def seconds(work, device="cpu"):
+    start = clock(device)
+    work()
+    return clock(device) - start
+
+
+def alternating(steps, rounds, device="cpu", warm=1):
+    "Seconds of each named step, in rounds that go through all of them: whatever slows the machine slows all"
+    found = {name: [] for name in steps}
+    for round in range(rounds + warm):
+        for name, step in steps.items():
+            gc.collect()
+            took = seconds(step, device)
+            if round >= warm: found[name].append(took)
+    return found
+
+
+def middle(values): return statistics.median(values)
+
+
+def spread(values):
+    "Lowest and highest"
+    return [min(values), max(values)]
+
+
+def matrix_rate(device="cpu", dtype=torch.float32, n=None, times=5):
+    "Operations per second of a large matrix product: the machine's practical best"
+    n = n or (1024 if torch.device(device).type == "cpu" else 8192)
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    a @ b
+    return 2 * n**3 / min(seconds(lambda: a @ b, device) for _ in range(times))
+
+
+def _cpu_attention(q, k, v, *args, out_shape=None, **options): return sdpa_flop_count(q, k, v)
+def _cpu_attention_backward(grad, q, k, v, *args, out_shape=None, **options): return 5 * sdpa_flop_count(q, k, v) // 2
+
+def operations(work):
+    "Floating-point operations of matrix products and attention (masked places count as if they were computed, since they mostly are)"
+    ops = torch.ops.aten
+    own = {ops._scaled_dot_product_flash_attention_for_cpu: _cpu_attention, ops._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward}
+    with FlopCounterMode(display=False, custom_mapping=own) as counter: work()
+    return counter.get_total_flops()
+
+
+def memory(step, device="cpu"):
+    "Bytes that a step needs at its worst, beyond what is there between steps"
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(); torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    return in_a_child(lambda: resident_peak(step))
+
+
+def resident_peak(step):
+    "The rise of resident memory in this process, freed memory given back at once so that it cannot hide a rise"
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(-3, 65536); libc.mallopt(-1, 65536)    # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    step()                                              # the optimizer's state is not the step's
+    gc.collect(); libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")       # forget the highest value so far
+    before = status("VmRSS")
+    step()
+    return status("VmHWM") - before
+
+
+def status(name): return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+
+
+def in_a_child(work):
+    "The number that `work` gives, computed in a forked process"
+    read, write = os.pipe()
+    if child := os.fork():
+        os.close(write)
+        with os.fdopen(read) as pipe: text = pipe.read()
+        os.waitpid(child, 0)
+        return int(text) if text else None
+    try: os.write(write, str(work()).encode())
+    finally: os._exit(0)
+
+
+def machine(device="cpu"):
+    "Where this was measured, and with what"
+    name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else next((l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in l), platform.processor())
+    versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "trl", "peft")}
+    return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"), **versions}
+
+
+def keep(results, file):
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text(json.dumps(results, indent=1) + "\n")

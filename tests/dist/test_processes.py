@@ -1,0 +1,47 @@
+"Real processes: killed and resumed, and two sharing the work. Every test looks at what was written."
+import json, subprocess, sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+WORK = Path(__file__).with_name("work.py")
+
+
+def run(*command, timeout=300):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_at_random_steps_and_resumed_it_ends_with_the_same_weights_to_the_bit(tmp_path, kills):
+    run(sys.executable, WORK, "kill", tmp_path, kills)
+    died = json.loads((tmp_path/"died.json").read_text())
+    assert died["signals"] == [9] * kills, "every run but the last died by SIGKILL"
+    for name in ("stage1", "stage2", "adapter"):
+        whole, killed = (load_file(tmp_path/run/name/"adapter_model.safetensors") for run in ("whole", "killed"))
+        assert whole.keys() == killed.keys() and all(torch.equal(whole[k], killed[k]) for k in whole), (name, died)
+    assert max(v.abs().max() for k, v in whole.items() if "lora_B" in k) > 1e-3, "nothing was learnt, so nothing was shown"
+
+
+def test_two_processes_compute_what_one_does(tmp_path):
+    run(sys.executable, WORK, "share", tmp_path/"one", 4)
+    run(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29517, WORK, "share", tmp_path/"two", 2)
+    one, *two = (torch.load(tmp_path/f, weights_only=True) for f in ("one/rank0.pt", "two/rank0.pt", "two/rank1.pt"))
+    assert [r["world"] for r in (one, *two)] == [1, 2, 2]
+    assert torch.equal(two[0]["adapter"], two[1]["adapter"]), "the replicas are in step"
+    assert (one["adapter"] - two[0]["adapter"]).abs().max() < 1e-5
+    logged = [[json.loads(line) for line in (tmp_path/n/"losses.jsonl").read_text().splitlines()] for n in ("one", "two")]
+    assert [l["step"] for l in logged[0]] == [l["step"] for l in logged[1]] == [1, 2, 3, 4, 5]
+    for name in ("loss", "rewards/margins", "noise/moved", "logps/chosen"):
+        first, second = ([float(l[name]) for l in log] for log in logged)
+        assert first == pytest.approx(second, abs=1e-5 if name == "loss" else 1e-3), name
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed"])
+def test_the_shipped_launch_settings_are_read_by_accelerate(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+    from povid_nb import train
+    config = load_config_from_file(str(train.launch_config(name)))
+    assert config.num_processes >= 1 and config.distributed_type == {"ddp": "MULTI_GPU", "fsdp": "FSDP", "deepspeed": "DEEPSPEED"}[name]

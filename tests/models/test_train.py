@@ -1,0 +1,350 @@
+"""The trainer against TRL's `DPOTrainer`, against six plain forwards, and against a computation in double precision;
+then what must stay still, what must be refused, and what must be written."""
+import copy, json, math, random
+
+import pytest
+import torch
+from PIL import Image
+from transformers import TrainerCallback
+
+from povid_nb import branches, train
+from povid_nb.loss import Logps
+from povid_nb.pairs import Example, Pair
+from povid_nb.train import PovidConfig, PovidTrainer
+
+import tiny_models
+
+WORDS = "red fork on the left of plate there is a green cup two spoons knife no describe dog bench tree blue laptop . ?".split()
+
+
+def some_pairs(n, seed=0):
+    rng = random.Random(seed)
+    text = lambda low=2: " ".join(rng.choices(WORDS, k=rng.randint(low, 9)))
+    image = lambda: Image.frombytes("RGB", (40, 40), rng.randbytes(4800))
+    return [Pair(Example(image(), text(), text(), id=f"p{i}"), "not " + text()) for i in range(n)]
+
+
+def fresh(name="llava", rank=3, std=.15):
+    "A tiny VLM with an adapter that differs from nothing"
+    vlm = train.add_adapter(tiny_models.load(name), rank=rank, alpha=2 * rank)
+    torch.manual_seed(1)
+    for n, p in vlm.model.named_parameters():
+        if "lora_B" in n: torch.nn.init.normal_(p, std=std)
+    return vlm
+
+
+def config(folder, **options):
+    defaults = dict(output_dir=str(folder), form="dpo", per_device_train_batch_size=4, learning_rate=.05, optim="sgd", lr_scheduler_type="constant",
+                    max_steps=4, logging_steps=1, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+                    max_grad_norm=0., train_sampling_strategy="sequential", seed=0)
+    return PovidConfig(**defaults | options)
+
+
+def adapter_of(model): return {n: p for n, p in model.named_parameters() if "lora_" in n}
+def flat(tensors): return torch.cat([t.detach().flatten() for t in tensors])
+def losses(trainer): return [log["loss"] for log in trainer.state.log_history if "loss" in log]
+
+
+class FullLosses(TrainerCallback):
+    "Losses with all their digits: the log rounds"
+
+
+# ---- TRL ---------------------------------------------------------------------------------------------------------------
+
+def test_plain_dpo_is_trls_after_several_steps(tmp_path):
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset, Features, Image as ImageFeature, List, Value
+    some = some_pairs(16)
+    ours = fresh()
+    theirs, start = tiny_models.load("llava"), {n: p.detach().clone() for n, p in adapter_of(ours.model).items()}
+
+    trainer = PovidTrainer(ours, config(tmp_path/"ours"), some)
+    kept = []
+    compute = trainer.compute_loss
+    trainer.compute_loss = lambda *a, **k: kept.append(compute(*a, **k)) or kept[-1]
+    trainer.train()
+
+    part = [{"type": "text", "text": Value("string")}]
+    rows = [{"images": [p.image], "prompt": [{"role": "user", "content": p.prompt}],
+             "chosen": [{"role": "assistant", "content": p.chosen}], "rejected": [{"role": "assistant", "content": p.rejected}]} for p in some]
+    args = trl.DPOConfig(output_dir=str(tmp_path/"trl"), per_device_train_batch_size=4, learning_rate=.05, optim="sgd", lr_scheduler_type="constant", max_steps=4,
+                         logging_steps=1, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True, max_grad_norm=0., bf16=False,
+                         gradient_checkpointing=False, max_length=None, train_sampling_strategy="sequential", beta=.1)
+    reference = trl.DPOTrainer(theirs.model, args=args, train_dataset=Dataset.from_list(rows), processing_class=theirs.processor,
+                               peft_config=ours.model.peft_config["default"])
+    names = dict(reference.model.named_parameters())
+    with torch.no_grad():
+        for n, value in start.items(): names[n].copy_(value)
+    their_losses, compute_theirs = [], reference.compute_loss
+    reference.compute_loss = lambda *a, **k: their_losses.append(compute_theirs(*a, **k)) or their_losses[-1]
+    reference.train()
+
+    one, other = torch.stack(kept).detach(), torch.stack(their_losses).detach()
+    assert (one - math.log(2)).abs().min() > 1e-3, "a loss of log 2 would prove nothing"
+    assert (one - other).abs().max() < 1e-5
+    moved = flat(adapter_of(ours.model).values()) - flat(start.values())
+    theirs_moved = flat(adapter_of(reference.model).values()) - flat(start.values())   # all gradients of all steps, since the optimizer is plain SGD
+    assert moved.norm() > 1e-3 and (moved - theirs_moved).norm() / theirs_moved.norm() < 1e-4
+    logged = [{k: log[k] for k in ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")}
+              for t in (trainer, reference) for log in t.state.log_history if "rewards/chosen" in log][:8]
+    for mine, trls in zip(logged[:4], logged[4:]): assert mine == pytest.approx(trls, abs=2e-3)
+
+
+def test_trl_formats_are_accepted_as_they_are(tmp_path):
+    from datasets import Dataset
+    some = some_pairs(3)
+    talk = [{"images": [p.image], "prompt": [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": p.prompt}]}],
+             "chosen": [{"role": "assistant", "content": [{"type": "text", "text": p.chosen}]}], "rejected": [{"role": "assistant", "content": [{"type": "text", "text": p.rejected}]}]} for p in some]
+    plain = [{"image": p.image, "prompt": f"<image>\n{p.prompt}", "chosen": p.chosen, "rejected": p.rejected} for p in some]
+    for rows in (talk, plain):
+        back = train.as_pairs(Dataset.from_list(rows))
+        assert [(p.prompt, p.chosen, p.rejected) for p in back] == [(p.prompt, p.chosen, p.rejected) for p in some]
+
+
+# ---- POVID -------------------------------------------------------------------------------------------------------------
+
+def six_forwards(vlm, some, noisy, own):
+    "The released algorithm, said plainly: three forwards of the policy, three of the reference, whole logits, one pair at a time"
+    def scores(pair, answer, pixels=None):
+        batch = vlm.inputs(pair.image, pair.prompt, answer)
+        mask = batch.pop("answer_mask")[0]
+        if pixels is not None: batch["pixel_values"] = pixels
+        logits = vlm.model(**batch).logits[0][mask.roll(-1)]    # the position before each answer token
+        return logits.log_softmax(-1), batch["input_ids"][0][mask]
+
+    def one(pair, pixels, tokens=None):
+        clean, y_w = scores(pair, pair.chosen)
+        bad, y_l = scores(pair, pair.rejected)
+        blind, _ = scores(pair, pair.chosen, pixels)
+        y_n = blind.argmax(-1) if tokens is None else tokens
+        at = lambda logps, ids: logps.gather(1, ids[:, None]).sum()
+        return Logps(at(clean, y_w), at(bad, y_l), at(clean, y_n)), y_n, at(blind, y_n)
+
+    found = []
+    for pair, pixels in zip(some, noisy.split(1)):
+        policy, y_n, _ = one(pair, pixels)
+        with torch.no_grad(), vlm.adapter_off(): reference, *_ = one(pair, pixels, None if own else y_n)
+        D = [p - r for p, r in zip(policy[:3], reference[:3])]
+        found.append(-.5 * torch.nn.functional.logsigmoid(.1 * (D[0] - D[1])) - .5 * torch.nn.functional.logsigmoid(.1 * (D[0] - D[2])))
+    return torch.stack(found).mean()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_released_form_is_six_plain_forwards(tmp_path, own):
+    vlm, some = fresh(), some_pairs(4)
+    trainer = PovidTrainer(vlm, config(tmp_path, form="released", own_tokens=own, noise_step=700), some)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    vlm.model.train()
+    ours = trainer.compute_loss(vlm.model, batch)
+    grads = torch.autograd.grad(ours, list(adapter_of(vlm.model).values()))
+    noisy = trainer.branch_inputs(batch)["noisy_images"]["pixel_values"]
+    plain = six_forwards(vlm, some, noisy, own)
+    plain_grads = torch.autograd.grad(plain, list(adapter_of(vlm.model).values()))
+    assert abs(ours - plain) < 1e-5 and abs(ours - math.log(2)) > 1e-3
+    assert (flat(grads) - flat(plain_grads)).norm() / flat(plain_grads).norm() < 1e-4
+
+
+def test_the_papers_form_against_double_precision(tmp_path):
+    vlm, some = fresh(), some_pairs(4)
+    trainer = PovidTrainer(vlm, config(tmp_path, form="paper", noise_step=700, alpha=.2, beta1=.07, beta2=.11), some)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    vlm.model.train()
+    ours = trainer.compute_loss(vlm.model, batch)
+    noisy = trainer.branch_inputs(batch)["noisy_images"]["pixel_values"]
+    exact = copy.copy(vlm)
+    exact.model = copy.deepcopy(vlm.model).double()
+
+    def D(pair, answer, pixels=None, ids=None):
+        inputs = exact.inputs(pair.image, pair.prompt, answer)
+        if pixels is not None: inputs["pixel_values"] = pixels.double()
+        mask = inputs.pop("answer_mask")[0]
+        with torch.no_grad():
+            policy = exact.model(**inputs).logits[0][mask.roll(-1)].log_softmax(-1)
+            with exact.adapter_off(): reference = exact.model(**inputs).logits[0][mask.roll(-1)].log_softmax(-1)
+        tokens = inputs["input_ids"][0][mask] if ids is None else policy.argmax(-1)
+        return float((policy - reference).gather(1, tokens[:, None]).sum())
+
+    by_hand = [math.log1p(math.exp(-(.2 * D(p, p.chosen) - .07 * D(p, p.rejected) - .11 * D(p, p.chosen, pixels, "argmax"))))
+               for p, pixels in zip(some, noisy.split(1))]
+    assert float(ours) == pytest.approx(sum(by_hand) / 4, abs=1e-5)
+
+
+# ---- What stays still --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("form", ["dpo", "released", "paper", "mdpo"])
+def test_training_starts_at_log_two_and_changes_nothing_but_the_adapter(tmp_path, form):
+    vlm = train.add_adapter(tiny_models.load("llava"), rank=3)
+    before = {n: v.clone() for n, v in vlm.model.state_dict().items()}
+    trainer = PovidTrainer(vlm, config(tmp_path, form=form, max_steps=2, optim="adamw_torch", learning_rate=1e-2), some_pairs(8))
+    trainer.train()
+    log2 = math.log(2) * (3 if form == "mdpo" else 1)
+    first = losses(trainer)[0]
+    if form == "mdpo": assert first >= math.log(2)     # its image term has a margin from the start
+    else: assert first == pytest.approx(log2, abs=1e-4)
+    after = vlm.model.state_dict()
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    assert changed and all(".lora_" in n and ".language_model." in n for n in changed)
+
+
+@pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
+def test_the_adapter_is_on_the_language_model_alone(name):
+    vlm = train.add_adapter(tiny_models.load(name), rank=2)
+    path, named = vlm.paths(), [n for n, p in vlm.base.named_parameters() if p.requires_grad]
+    assert named and all(n.startswith(path["language_model"] + ".") and ".lora_" in n for n in named)
+    layers = {n.split(".lora_")[0] for n in named}
+    linear = {n for n, m in vlm.part("language_model").named_modules() if hasattr(m, "base_layer")} | {n for n, m in vlm.part("language_model").named_modules() if type(m).__name__ == "Linear" and "lora" not in n and "base_layer" not in n}
+    assert len(layers) == len(linear), "every linear layer of the language model has one"
+
+
+@pytest.mark.parametrize("name", [n for n in tiny_models.ARCHITECTURES])
+def test_one_step_of_training_on_each_architecture(tmp_path, name):
+    vlm = train.add_adapter(tiny_models.load(name), rank=2)
+    trainer = PovidTrainer(vlm, config(tmp_path, form="released", noise_tokens="moved", max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2), some_pairs(4))
+    trainer.train()
+    assert len(losses(trainer)) == 2 and all(math.isfinite(l) for l in losses(trainer))
+    assert any(p.abs().max() > 0 for n, p in vlm.model.named_parameters() if "lora_B" in n)
+
+
+def test_noise_depends_on_pair_epoch_and_seed_and_on_nothing_else(tmp_path):
+    args = config(tmp_path, form="paper")
+    assert train.noise_of(args, "a", 0, .5) == train.noise_of(args, "a", 0, .9) == (500, "a 0") != train.noise_of(args, "a", 1, .5)
+    assert train.noise_of(config(tmp_path, noise_redraw=False), "a", 3, 0.) == (500, "a")
+    rising = config(tmp_path, noise_draw="rising", noise_step=[200, 800])
+    assert [train.noise_of(rising, "a", 0, p)[0] for p in (0., .5, 1.)] == [200, 500, 800]
+    drawn = config(tmp_path, noise_draw="random", noise_step=[300, 310])
+    steps = [train.noise_of(drawn, f"pair {i}", 0, 0.)[0] for i in range(200)]
+    assert set(steps) == set(range(300, 311)) and steps == [train.noise_of(drawn, f"pair {i}", 0, .7)[0] for i in range(200)]
+    assert steps != [train.noise_of(config(tmp_path, noise_draw="random", noise_step=[300, 310], seed=1), f"pair {i}", 0, 0.)[0] for i in range(200)]
+
+
+def test_noise_on_the_picture_goes_through_the_processor(tmp_path):
+    from povid_nb import noise
+    vlm, some = fresh(), some_pairs(2)
+    trainer = PovidTrainer(vlm, config(tmp_path, form="released", noise_space="pixels", noise_overflow="wrap", noise_step=400), some)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
+    found = trainer.branch_inputs(batch)["noisy_images"]["pixel_values"]
+    for i, pair in enumerate(some):
+        picture = noise.add_noise(pair.image, 400, f"{batch['keys'][i]} 0", 0, "wrap")
+        assert torch.equal(found[i:i+1], vlm.inputs(picture, pair.prompt)["pixel_values"])
+
+
+@pytest.mark.parametrize("keep", ["reference", "features"])
+def test_a_cache_changes_no_loss(tmp_path, keep):
+    found = []
+    for cache in (None, keep):
+        trainer = PovidTrainer(fresh(), config(tmp_path/str(cache), form="released", cache=cache, max_steps=5), some_pairs(8))
+        trainer.train()
+        found.append(losses(trainer))
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    found = []
+    for size, steps in ((4, 1), (2, 2)):
+        vlm = fresh()
+        PovidTrainer(vlm, config(tmp_path/str(size), per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_steps=3), some_pairs(12)).train()
+        found.append(flat(adapter_of(vlm.model).values()))
+    assert torch.allclose(*found, atol=1e-6)
+
+
+def test_evaluation_logs_the_same_names(tmp_path):
+    trainer = PovidTrainer(fresh(), config(tmp_path, form="released", max_steps=1), some_pairs(4), some_pairs(3, seed=9))
+    trainer.train()
+    seen = trainer.evaluate()
+    assert math.isfinite(seen["eval_loss"]) and seen == {k: v for k, v in seen.items() if k.startswith("eval_") or k == "epoch"}
+    logged = next(log for log in trainer.state.log_history if "eval_loss" in log)
+    assert {"eval_rewards/margins", "eval_noise/moved", "eval_noise/accuracies"} <= logged.keys()
+
+
+# ---- Two stages ----------------------------------------------------------------------------------------------------------
+
+def test_both_stages_and_what_they_leave_behind(tmp_path):
+    options = dict(rank=3, batch_size=4, learning_rate=5e-3, use_cpu=True, disable_tqdm=True, logging_steps=1, max_length=None)
+    some = some_pairs(8)
+    vlm = train.train(tiny_models.load("llava", tmp_path/"base"), some, tmp_path/"run", stage1=dict(num_train_epochs=2), **options)
+    first, second = (train.read_record(tmp_path/"run"/f"stage{n}") for n in (1, 2))
+    assert (first["steps"], second["steps"]) == (4, 2) and first["settings"]["form"] == "dpo" and second["settings"]["form"] == "paper"
+    assert first["base"] != second["base"], "stage 2 stands on stage 1, merged"
+    score = lambda v: [v.score(p.image, p.prompt, p.chosen).logps for p in some[:3]]
+    from povid_nb.vlm import VLM
+    base, trained = VLM.load(tmp_path/"base"), VLM.load(tmp_path/"base", adapter=tmp_path/"run"/"adapter")
+    assert score(trained) == pytest.approx(score(vlm), abs=1e-3)      # one adapter for both stages
+    assert score(base) != pytest.approx(score(vlm), abs=1e-2)
+    train.save_model(vlm, tmp_path/"whole")
+    assert score(VLM.load(tmp_path/"whole")) == pytest.approx(score(vlm), abs=1e-3)
+    text = (tmp_path/"run"/"stage2"/"README.md").read_text()
+    assert "base_model:" in text and "2 steps of 4 pairs" in text
+    assert not list((tmp_path/"run").glob("stage*/training_args.bin"))
+
+    again = train.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", stage1=dict(num_train_epochs=2), **options)   # done: nothing to do
+    assert score(again) == pytest.approx(score(vlm), abs=1e-4)
+    with pytest.raises(ValueError, match="holds a run with other settings"): train.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", **options | dict(learning_rate=1e-3))
+    with pytest.raises(ValueError, match="trained on other weights .* stands on stage 1"): train.put_on_adapter(VLM.load(tmp_path/"base"), tmp_path/"run"/"stage2")
+    apart = train.train(VLM.load(tmp_path/"base"), some, tmp_path/"apart", stage=2, adapter=tmp_path/"run"/"stage1", **options)
+    assert score(apart) == pytest.approx(score(vlm), abs=1e-4)
+
+
+def test_keeping_the_adapter_trains_it_further(tmp_path):
+    options = dict(rank=3, batch_size=4, learning_rate=5e-3, use_cpu=True, disable_tqdm=True, stage1=dict(num_train_epochs=1), between="keep")
+    vlm = train.train(tiny_models.load("llava"), some_pairs(8), tmp_path, **options)
+    first, second = (train.read_record(tmp_path/f"stage{n}") for n in (1, 2))
+    assert first["base"] == second["base"] and vlm.model.peft_config["default"].r == 3
+
+
+# ---- Refusals ------------------------------------------------------------------------------------------------------------
+
+def one_line(error): return "\n" not in str(error.value)
+
+
+def test_bad_pairs_are_refused_before_training(tmp_path):
+    vlm, good = fresh(), some_pairs(2)
+    gone = Pair(Example("gone.png", "what", "a fork", id="lost"), "a knife")
+    with pytest.raises(FileNotFoundError, match="pair lost: no image file at gone.png") as error: PovidTrainer(vlm, config(tmp_path), [*good, gone])
+    assert one_line(error)
+    with pytest.raises(ValueError, match="max_length is 20: cutting it would cut the picture"): PovidTrainer(vlm, config(tmp_path, max_length=20), good)
+    with pytest.raises(ValueError, match="no pairs"): PovidTrainer(vlm, config(tmp_path), [])
+    with pytest.raises(ValueError, match="no adapter, so nothing would stand still"): PovidTrainer(tiny_models.load("llava"), config(tmp_path), good)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_step(tmp_path):
+    vlm = fresh()
+    trainer = PovidTrainer(vlm, config(tmp_path, learning_rate=1e30), some_pairs(12))
+    with pytest.raises(FloatingPointError, match=r"not a number at step \d+ \(pairs p\d.*: the policy went wrong first") as error: trainer.train()
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("options, words", [
+    (dict(form="code"), "unknown form 'code'; use one of: dpo, released, paper, mdpo"),
+    (dict(noise_step=1000), "0 .nearly clean. to 999"),
+    (dict(noise_draw="random"), "wants two noise steps"),
+    (dict(noise_tokens="few"), "use one of: all, differ, moved")])
+def test_settings_that_make_no_sense(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words): config(tmp_path, **options)
+
+
+def test_more_refusals(tmp_path):
+    vlm = tiny_models.load("llava")
+    with pytest.raises(ValueError, match="unknown stage 3"): train.train(vlm, some_pairs(2), tmp_path, stage=3)
+    with pytest.raises(ValueError, match="unknown setting learnig_rate"): train.train(vlm, some_pairs(2), tmp_path, learnig_rate=1)
+    with pytest.raises(RuntimeError, match="has 1 process and not 2"): train.train(vlm, some_pairs(2), tmp_path, processes=2)
+    with pytest.raises(ValueError, match="has an adapter already"): train.add_adapter(fresh())
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    for step, text in ((2, '{"global_step": 2}'), (10, '{"global_step": 10}'), (11, '{"glo'), (12, None)):
+        folder = tmp_path/f"checkpoint-{step}"
+        folder.mkdir()
+        if text: (folder/"trainer_state.json").write_text(text)
+    assert train.last_checkpoint(tmp_path).endswith("checkpoint-10") and train.last_checkpoint(tmp_path/"none") is None
+
+
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
+    import os, signal
+    class Press(TrainerCallback):
+        def on_step_begin(self, args, state, control, **others):
+            if state.global_step == 2: os.kill(os.getpid(), signal.SIGINT)
+    options = dict(stage=1, rank=3, batch_size=2, use_cpu=True, disable_tqdm=True, max_steps=6)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 6"): train.train(tiny_models.load("llava"), some_pairs(8), tmp_path, callbacks=[Press()], **options)
+    assert train.last_checkpoint(tmp_path/"stage1").endswith("checkpoint-3")
+    train.train(tiny_models.load("llava"), some_pairs(8), tmp_path, **options)
+    assert train.read_record(tmp_path/"stage1")["steps"] == 6

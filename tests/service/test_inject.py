@@ -1,0 +1,373 @@
+"From examples to pairs: every lie checked against the world's truth, and the paid way against a real server with real faults"
+import json, os, random, re, signal, subprocess, sys, textwrap, time
+from pathlib import Path
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from povid_nb import inject, pairs, world
+from povid_nb.client import Client
+from povid_nb.inject import (CAUSES, PROMPTS, Change, OpenAIInjector, Pairs, Refused, Rewrite, SelfInjector, WorldInjector, added, contradicts, distance, entropy, false_claims, fault, language,
+                             make_pairs, measure, ratio, read_prompts, report_pairs, scene_of, world_example, world_examples)
+from povid_nb.pairs import Edit, Example, Pair
+from server import KEY, serving
+
+ROOT = Path(__file__).parents[2]
+
+
+# ---- The truth -------------------------------------------------------------------------------------------------------
+
+scenes = st.builds(lambda split, i: world.scenes(split, "validation", 1, start=i)[0], st.sampled_from(world.SPLITS), st.integers(0, 10_000))
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenes, st.integers(0, 5))
+def test_what_the_world_says_about_itself_is_true(scene, n):
+    assert false_claims(scene, scene.caption(f"caption {n}")) == []
+    for q in scene.questions(purpose=f"questions {n}"): assert false_claims(scene, q.answer, q.prompt) == []
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenes, st.randoms())
+def test_the_caption_of_a_scene_that_differs_in_one_thing_is_false(scene, rng):
+    "The independent source: another scene, described by the world's own writer"
+    i = rng.randrange(len(scene.things))
+    thing = scene.things[i]
+    kind = rng.choice(world.absent(scene))
+    colour = rng.choice([c for c in world.COLOURS if c != thing.colour])
+    for other in (world.Thing(kind, thing.colour, thing.place), world.Thing(thing.kind, colour, thing.place)):
+        changed = world.Scene((*scene.things[:i], other, *scene.things[i + 1:]), scene.context, scene.seed)
+        assert false_claims(scene, changed.caption())
+
+
+@settings(max_examples=100, deadline=None)
+@given(scenes, scenes)
+def test_answers_about_another_scene_are_false_where_they_differ(scene, other):
+    for task in world.TASKS:
+        a, b = scene.questions([task])[0], other.questions([task])[0]
+        if task in ("count", "scene") and a.answer != b.answer: assert false_claims(scene, b.answer, b.prompt)
+    for kind in world.KINDS:
+        for ask in (world.exists, world.reason):
+            right, wrong = ask(scene, kind), ask(scene, kind, kind not in scene.objects)
+            assert false_claims(scene, right.answer, right.prompt) == [] and false_claims(scene, wrong.answer, wrong.prompt)
+
+
+def test_places_and_relations():
+    scene = world.Scene.of(("red", "cup", "top left"), ("blue", "fork", "bottom right"))
+    for true in ("A red cup is at the top left.", "At the bottom right is a blue fork.", "A red cup is left of the blue fork.", "The cup is above the fork."): assert not false_claims(scene, true), true
+    for false in ("A red cup is at the top.", "At the bottom is a blue fork.", "A red cup is right of the blue fork.", "The cup is below the fork."): assert false_claims(scene, false), false
+
+
+# ---- Lies ------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def thousand(): return world_examples(1000, seed=3)
+
+
+def test_a_thousand_pairs_of_all_kinds(thousand):
+    start = time.process_time()
+    made = inject.inject(thousand, WorldInjector())
+    assert time.process_time() - start < 30
+    assert len(made) + len(made.refused) == 1000 and len(made) >= 990
+    assert {p.kind for p in made} == set(CAUSES)
+    assert sum(bool(false_claims(p.image, p.rejected, p.prompt)) for p in made) >= .99 * len(made)
+    assert not any(false_claims(p.image, p.chosen, p.prompt) for p in made)
+    assert not any(p.chosen.split() == p.rejected.split() for p in made)
+    assert .85 <= sum(map(ratio, made)) / len(made) <= 1.15
+
+
+def test_lies_depend_on_the_seed_and_on_nothing_else(thousand):
+    lies = lambda seed, some: {p.id: p.rejected for p in WorldInjector(seed=seed).make(some)}
+    first = lies(0, thousand[:100])
+    assert first == lies(0, thousand[:100]) and lies(0, thousand[50:100]).items() <= first.items()
+    assert sum(first[k] != v for k, v in lies(1, thousand[:100]).items()) > 40
+
+
+def test_lies_aim_at_the_habit():
+    "Where a partner is missing, most co-occurrence lies put it in, and the cue stays"
+    some = [world_example(s, world.DESCRIBE, s.caption(), "caption", "c") for s in world.scenes("counter", "pairs", 200)]
+    made = inject.inject(some, WorldInjector(kinds=("co-occurrence",)))
+    hit = [set(added(p)) & set(p.image.missing_partners) for p in made]
+    assert sum(map(bool, hit)) > .75 * len(made)
+    for p, partners in zip(made, hit):
+        for partner in partners: assert any(c in p.rejected for c, q in world.PARTNERS.items() if q == partner and c in p.image.objects)
+
+
+def test_placement(thousand):
+    captions = [e for e in thousand if e.task == "caption"][:200]
+    longer = inject.inject(captions, WorldInjector(("co-occurrence",), placement="insert"))
+    assert all(len(p.rejected) > len(p.chosen) and all(s in p.rejected for s in p.chosen.split(". ")) for p in longer)
+    same = inject.inject(captions, WorldInjector(("co-occurrence",)))
+    assert all(len(p.rejected.split()) == len(p.chosen.split()) for p in same)
+
+
+def test_yes_and_no_are_both_lied_about(thousand):
+    asked = [p for p in WorldInjector().make(thousand) if p.prompt.startswith("Is there")]
+    yes = sum(p.rejected == "Yes." for p in asked) / len(asked)
+    assert len(asked) > 20 and .25 < yes < .75
+
+
+def test_edits_describe_the_text(thousand):
+    for p in WorldInjector().make(thousand[:300]):
+        for e in p.edits: assert e.old in p.chosen and e.new in p.rejected and e.kind == p.kind and e.why
+
+
+def test_what_an_injector_cannot_do_is_said():
+    photo = Example("photo.jpg", "Describe this image.", "A dog.")
+    assert "needs to know what is true" in inject.inject([photo], WorldInjector()).refused[0].reason
+    asked = [e for e in world_examples(100, captions=0) if e.task == "reasoning"][:1]
+    assert "none of attribute fits this reasoning" in inject.inject(asked, WorldInjector(("attribute",))).refused[0].reason
+    with pytest.raises(ValueError, match="unknown kind of lie: rumour; known"): WorldInjector(("rumour",))
+    with pytest.raises(ValueError, match="placement 'append'"): WorldInjector(placement="append")
+    with pytest.raises(ValueError, match="expected one of clean, noisy"): SelfInjector(None, "drunk")
+
+
+# ---- Checks ----------------------------------------------------------------------------------------------------------
+
+SCENE = world.Scene.of(("grey", "fork", "left"), ("blue", "cup", "middle"))
+RIGHT = "A photo of a table. There is a grey fork on the left. A blue cup is in the middle."
+SHOWN = world_example(SCENE, world.DESCRIBE, RIGHT, "caption", "x")
+
+
+@pytest.mark.parametrize("lie, edits, reason", [
+    (RIGHT.lower().replace(".", ""), [], "the same words"),
+    (RIGHT.replace("blue cup", "red cup") + " In reality it is blue.", [], "talks about the task"),
+    (RIGHT.replace("blue cup", "red cup") + " (I'm sorry)", [], "talks about the task"),
+    (RIGHT.replace("A blue cup is", "Perhaps a red cup is"), [], "hedges: 'Perhaps'"),
+    (RIGHT + " " + RIGHT + " A red cup is here.", [], "times as long"),
+    ("Two young people walk along some beach while their yellow umbrella flies away in strong evening wind.", [], "a new text"),
+    (RIGHT.replace("blue", "red"), [Edit("blue cup", "green cup")], "an edit that is not in the text"),
+    (RIGHT.replace("blue", "red"), [Edit("white cup", "red cup")], "an edit of words that were not there"),
+    (RIGHT.replace("blue", "red"), [Edit("Blue", "blue")], "an edit that changes nothing"),
+    (RIGHT.replace("There is", "We can see"), [], "nothing in it contradicts"),
+    ("Une photo de la table. Il y a une fourchette grise à gauche. Une tasse rouge est dans le milieu.", [], "French"),
+    (RIGHT[:-12], [], "cut off"),
+])
+def test_each_check(lie, edits, reason):
+    pair = Pair(SHOWN, lie, "attribute", edits)
+    assert reason in fault(pair)
+    assert fault(Pair(SHOWN, RIGHT.replace("blue", "red"), "attribute", [Edit("blue", "red")])) is None
+
+
+def test_own_answers_may_be_worded_otherwise_but_not_true():
+    assert fault(Pair(SHOWN, "We see a table. There is a knife.", "self-clean")) is None
+    assert "nothing in it" in fault(Pair(SHOWN, "We see a table. There is a fork.", "self-clean"))
+
+
+def test_other_scripts():
+    assert language("Это красная чашка")[0] == "CYRILLIC" and language("The cup is on the table in the room") == ("LATIN", "English")
+    assert language("Cup.")[1] is None
+    assert "cyrillic letters" in fault(Pair(Example("x.png", "What?", "A red cup."), "Красная чашка.", "attribute"))
+
+
+def test_photographs_are_checked_by_their_known_objects():
+    photo = Example("x.png", "Describe this image.", "A man rides a horse.", extra={"objects": ["person", "horse", "dog"]})
+    assert contradicts(Pair(photo, "A man rides a cow.", "co-occurrence")) is True
+    assert contradicts(Pair(photo, "A man and a dog ride a horse.", "co-occurrence")) is None
+    assert contradicts(Pair(Example("x.png", "What?", "A man."), "A cow.")) is None
+
+
+def test_duplicates_are_found_across_spelling():
+    class Parrot:
+        def make(self, examples, progress=False): return (Pair(e, lie, "attribute") for e in examples for lie in (RIGHT.replace("blue", "red"), RIGHT.replace("blue cup", "Red cups")))
+    made = inject.inject([SHOWN], Parrot())
+    assert len(made) == 1 and "was there before" in made.refused[0].reason
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=6), st.lists(st.sampled_from("abc"), max_size=6))
+def test_distance_is_a_metric(a, b):
+    d = distance(" ".join(a), " ".join(b))
+    assert d == distance(" ".join(b), " ".join(a)) and (d == 0) == (a == b) and abs(len(a) - len(b)) <= d <= max(len(a), len(b))
+
+
+# ---- The paid way ----------------------------------------------------------------------------------------------------
+
+def play(body):
+    "The strong model: looks the right answer up and gives the world injector's lie"
+    text = body["messages"][0]["content"][0]["text"].split("\n\nAnswer with one JSON object")[0]
+    answer = re.split(r"Correct (?:description|answer):\n", text)[1]
+    lie = LIES.get(answer)
+    return Rewrite(rewritten=lie.rejected, edits=[Change(**vars(e)) for e in lie.edits]).model_dump_json()
+
+
+LIES = {}
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch): monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def captions(n, seed=0):
+    some = [e for e in world_examples(2 * n, seed) if e.task == "caption"][:n]
+    LIES.update({p.chosen: p for p in WorldInjector().make(some)})
+    return some
+
+
+RATES = {"429": .05, "500": .02, "drop": .005, "lost": .005, "malformed": .01, "refusal": .01}
+
+
+def no_key_in(folder):
+    for file in Path(folder).rglob("*"):
+        if file.is_file(): assert KEY.encode() not in file.read_bytes(), f"the key is in {file}"
+
+
+CHILD = textwrap.dedent("""
+    import sys
+    from povid_nb.inject import make_pairs
+    url, out, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    print("ready", flush=True)
+    print(make_pairs("openai", n=n, out=out, base_url=url, budget=100, send_image=False, progress=False, settle=.5))
+""")
+
+
+def test_a_thousand_examples_killed_at_five_random_points(tmp_path):
+    "5% 429, 2% 500, 1% dropped, 1% malformed, 1% refused; SIGKILL five times; then each example is a pair or a recorded refusal, paid for once"
+    n, rng = 1000, random.Random(11)
+    examples = world_examples(n)
+    LIES.update({p.chosen: p for p in WorldInjector().make(examples)})
+    with serving(answer=play, rates=RATES, seed=4) as service:
+        run = [sys.executable, "-c", CHILD, service.url, str(tmp_path/"out"), str(n)]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        for stop in sorted(rng.sample(range(20, n - 100), 5)):
+            child = subprocess.Popen(run, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while sum(service.paid.values()) < stop and child.poll() is None: time.sleep(.002)
+            child.send_signal(signal.SIGKILL)
+            assert child.wait() == -signal.SIGKILL
+        last = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True)
+        assert last.returncode == 0, last.stderr
+        questions = len({(e.prompt, e.answer, inject._kind(e, PROMPTS, 0)) for e in examples})   # "Is there a cup?" is asked about many scenes, and without a picture that is one question
+        assert sum(service.paid.values()) == len(service.paid) == questions
+        assert all(service.faults[f] for f in RATES) and service.bad_keys == 0
+    made = list(pairs.read(tmp_path/"out"/"pairs.jsonl"))
+    refused = [json.loads(l) for l in open(tmp_path/"out"/"refused.jsonl")]
+    assert sorted([p.id for p in made] + [r["id"] for r in refused]) == sorted(e.id for e in examples)
+    assert all(r["reason"] for r in refused) and not any("unsent" in r["reason"] or "failed" in r["reason"] for r in refused)
+    assert len(made) > .9 * n
+    no_key_in(tmp_path)
+
+
+def test_pictures_go_along_and_are_small(tmp_path):
+    with serving(answer=play) as service:
+        some = captions(5)
+        big = [Example(Image.new("RGB", (2000, 1000)), e.prompt, e.answer, e.id) for e in some]
+        inject.inject(big, OpenAIInjector(Client(ledger=tmp_path/"l.jsonl", base_url=service.url)))
+        part = service.bodies[0]["messages"][0]["content"][1]
+        assert part["image_url"]["url"].startswith("data:image/jpeg;base64,") and part["image_url"]["detail"] == "low"
+        import base64, io
+        assert Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].split(",")[1]))).size == (640, 320)
+        assert max(map(len, open(tmp_path/"l.jsonl"))) < 5000                       # the ledger keeps no pictures
+
+
+def test_each_example_is_asked_for_the_kind_it_gets(tmp_path):
+    with serving(answer=play) as service:
+        made = inject.inject(captions(40), OpenAIInjector(Client(ledger=tmp_path/"l.jsonl", base_url=service.url), send_image=False))
+        sent = [b["messages"][0]["content"][0]["text"] for b in service.bodies]
+        for p in made:
+            text = next(t for t in sent if t.endswith(p.chosen))
+            assert CAUSES[p.kind] in text and p.source == f"gpt-4o-mini/{p.kind}@{PROMPTS[p.kind].version}"
+        assert {p.kind for p in made} == {"co-occurrence", "logic", "attribute"}
+
+
+def test_batch_from_the_command_line_functions(tmp_path):
+    LIES.update({p.chosen: p for p in WorldInjector().make(world_examples(30))})
+    with serving(answer=play) as service:
+        service.batch_plan = {"row": lambda i, n: "expired" if i < 4 and n > 4 else "ok"}
+        ask = lambda batch: make_pairs("openai", n=30, out=tmp_path, base_url=service.url, budget=5, batch=batch, send_image=False, progress=False)
+        assert 20 < int(re.search(r"'sent': (\d+)", ask("submit"))[1]) <= 30           # without pictures some questions are the same
+        assert "batch_0" in ask("status")
+        while "come back later" in (said := ask("collect")): pass
+        assert "× unsent: not answered yet" in said and service.requests == 0        # what expired is not bought at full price behind your back
+        service.batch_plan = {}
+        assert "'sent': 4" in ask("submit")
+        while "come back later" in (said := ask("collect")): pass
+        assert "30 pairs" in said and set(service.paid.values()) == {1}
+    no_key_in(tmp_path)
+
+
+def test_dry_run_sends_nothing_and_budget_stops_cleanly(tmp_path):
+    some = world_examples(200)
+    LIES.update({p.chosen: p for p in WorldInjector().make(some)})
+    with serving(answer=play) as service:
+        go = lambda **how: make_pairs("openai", n=200, out=tmp_path, base_url=service.url, send_image=False, progress=False, **how)
+        assert "200 questions to gpt-4o-mini" in go(dry_run=True) and service.requests == 0
+        said = go(budget=.003)
+        assert "budget of $… is used up" in said and "\n" not in said
+        first = len(list(pairs.read(tmp_path/"pairs.jsonl")))
+        assert 10 < first < 150
+        assert "200 pairs" in go(budget=1) and set(service.paid.values()) == {1}
+
+
+def test_prompts_from_a_file(tmp_path):
+    (tmp_path/"p.yaml").write_text("attribute:\n  cause: Change the colour.\n  text: |\n    {cause} Rewrite this:\n    {answer}\n")
+    prompts = read_prompts(tmp_path/"p.yaml")
+    assert prompts["attribute"].about(SHOWN) == f"Change the colour. Rewrite this:\n{RIGHT}\n" and prompts["logic"] is PROMPTS["logic"]
+    assert prompts["attribute"].version != PROMPTS["attribute"].version
+    (tmp_path/"bad.yaml").write_text("attribute:\n  text: Lie!\n")
+    with pytest.raises(ValueError, match=r"never says \{answer\} or \{cause\}"): read_prompts(tmp_path/"bad.yaml")
+
+
+def test_braces_in_answers_are_safe():
+    assert "{not a field} {question}" in PROMPTS["logic"].about(Example("x.png", "What?", "{not a field} {question}"))
+
+
+@pytest.mark.parametrize("how, words", [
+    ({"injector": "magic"}, "expected world, self or openai"), ({"injector": "world", "dry_run": True}, "world costs nothing"),
+    ({"injector": "openai", "batch": "now", "base_url": "http://127.0.0.1:1/v1"}, "expected submit, status or collect"), ({"injector": "world", "kinds": "rumour"}, "unknown kind of lie")])
+def test_bad_settings_are_one_line(tmp_path, how, words):
+    with pytest.raises(ValueError, match=words) as caught: make_pairs(out=tmp_path, n=3, progress=False, **how)
+    assert "\n" not in str(caught.value)
+
+
+# ---- The model's own lies --------------------------------------------------------------------------------------------
+
+class Stub:
+    "A model that says where it is blind, and repeats what it is asked to rewrite"
+    name = "stub"
+    def answer(self, images, prompts, pixels=None, **how):
+        import torch
+        self.how, said = how, []
+        noisy = pixels is not None and not torch.equal(pixels(torch.zeros(len(images), 3, 4, 4)), torch.zeros(len(images), 3, 4, 4))
+        for image, prompt in zip(images, prompts):
+            if isinstance(image, Image.Image): said.append("A photo of a desk.")
+            elif "Correct" in prompt: said.append("We see a lamp.")
+            else: said.append("A red knife." if noisy else "A photo of a park.")
+        return said
+
+
+@pytest.mark.parametrize("how, text", [("clean", "A photo of a park."), ("noisy", "A red knife."), ("blind", "A photo of a desk."), ("rewrite", "We see a lamp.")])
+def test_four_ways_of_lying_by_itself(how, text):
+    made = list(SelfInjector(Stub(), how, noise_step=700).make([SHOWN, SHOWN]))
+    assert [(p.rejected, p.kind) for p in made] == [(text, f"self-{how}")] * 2 and made[0].source.startswith(f"stub/{how}")
+
+
+def test_right_and_empty_answers_are_no_lies():
+    class Right(Stub):
+        def answer(self, images, prompts, **how): return [RIGHT, ""]
+    reasons = [r.reason for r in inject.inject([SHOWN, SHOWN], SelfInjector(Right())).refused]
+    assert reasons == ["it gave the right answer, word for word", "it said nothing"]
+
+
+# ---- The report ------------------------------------------------------------------------------------------------------
+
+def test_figures_of_a_small_set_by_hand():
+    some = [Pair(SHOWN, RIGHT.replace("blue cup", "grey knife"), "co-occurrence"), Pair(SHOWN, RIGHT.replace("blue", "red"), "attribute"), Pair(SHOWN, RIGHT.replace("blue", "green") + " Yes.", "attribute")]
+    m = measure(some)
+    assert m["kinds"] == {"attribute": 2, "co-occurrence": 1} and m["proved false"] == "3 of 3"
+    assert m["words changed"] == {"attribute": 1.5, "co-occurrence": 2.} and (m["things put in"], m["different things"]) == (1, 1)
+    assert m["longer"] == pytest.approx(1 / 3) and m["length ratio"] == pytest.approx((2 + 21 / 20) / 3)
+    assert m["kinds, effective"] == pytest.approx(2 ** (1 / 3 * 1.5849625 + 2 / 3 * .5849625))
+    assert entropy([1, 1, 1, 1]) == 2 and entropy([5]) == 0 and entropy([]) == 0
+    with pytest.raises(ValueError, match="no pairs"): measure([])
+
+
+def test_report_page(tmp_path):
+    make_pairs("world", n=40, out=tmp_path, progress=False)
+    said = report_pairs(tmp_path)
+    page = (tmp_path/"report.html").read_text()
+    assert "kinds, effective" in said and page.count("data:image/png") > 10 and "✗" in page and "attribute" in page
+    settings_ = json.loads((tmp_path/"make.json").read_text())
+    assert settings_["settings"]["n"] == 40 and settings_["pairs"] == 40
+
+
+def test_truth_survives_the_file(tmp_path):
+    make_pairs("world", n=50, out=tmp_path, progress=False)
+    for p in pairs.read(tmp_path/"pairs.jsonl"): assert contradicts(p) and isinstance(p.image, str)

@@ -1,0 +1,162 @@
+"Every notebook, read as a reader's machine will read it. The checks are functions, tried first on notebooks that are wrong."
+import ast, json, re
+from pathlib import Path
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from tools import links
+
+ROOT = Path(__file__).parents[2]
+CFG = links.settings()
+WIDGETS = "application/vnd.jupyter.widget-state+json"
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def text(value):
+    return "".join(value) if isinstance(value, list) else value
+
+
+def code(nb):
+    return [cell for cell in nb["cells"] if cell["cell_type"] == "code"]
+
+
+def outputs(nb):
+    return [(cell, output) for cell in code(nb) for output in cell["outputs"]]
+
+
+def is_lesson(path):
+    "Stage notebooks and labs, as against the front page and the reference page"
+    return path not in ("index.ipynb", "reference.ipynb")
+
+
+# ---- The checks: each yields what is wrong ---------------------------------------------------------------------------
+
+def parses(nb, path):
+    for cell in code(nb):
+        plain = TransformerManager().transform_cell(links.source(cell))
+        try: compile(plain, path, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        except SyntaxError as error: yield f"a cell does not parse ({error.msg}): {links.source(cell)[:80]!r}"
+
+
+def has_a_head(nb, path):
+    first = links.source(nb["cells"][0])
+    if not re.match(r"# .+\n\n?> .+", first): yield f"the first cell should be '# Title' and '> subtitle', it is {first[:80]!r}"
+
+
+def has_its_badge(nb, path):
+    if not is_lesson(path): return
+    badges = re.findall(r"\[!\[Open in Colab\].*?\)\]\(.*?\)", "\n".join(map(links.source, nb["cells"][:3])))
+    if badges != [links.badge(path, CFG)]: yield f"the badge should be {links.badge(path, CFG)}, there is {badges}"
+
+
+def has_the_setup_cell(nb, path):
+    if not is_lesson(path): return
+    cells = [links.source(cell) for cell in code(nb)]
+    setups = [index for index, cell in enumerate(code(nb)) if links.is_setup(cell)]
+    if len(setups) != 1: yield f"there should be one set-up cell, there are {len(setups)}"; return
+    if cells[setups[0]] != links.setup_cell(CFG): yield "the set-up cell differs from the one in tools/links.py (`make links` writes it)"
+    if any("povid_nb" in cell for cell in cells[:setups[0]]): yield "povid_nb is used before the set-up cell"
+
+
+def is_small(nb, path):
+    size = len(json.dumps(nb))
+    if size > 1_000_000: yield f"{size:,} bytes; a notebook should stay below 1,000,000"
+
+
+def pictures_have_words(nb, path):
+    for cell, output in outputs(nb):
+        kinds = output.get("data", {})
+        if any(kind.startswith("image/") for kind in kinds) and not re.search(r"^#\| *fig-alt: *\S", links.source(cell), re.M):
+            yield f"a picture without '#| fig-alt:' in the cell {links.source(cell)[:80]!r}"
+        for tag in re.findall(r"<img\b[^>]*>", text(kinds.get("text/html", ""))):
+            if not re.search(r"""\balt=["'][^"']+""", tag): yield f"an <img> without alt text: {tag[:80]}"
+    for cell in nb["cells"]:
+        if cell["cell_type"] != "markdown": continue
+        for target in re.findall(r"!\[\s*\]\((.*?)\)", links.source(cell)): yield f"a picture without words: {target}"
+
+
+def has_no_errors(nb, path):
+    for cell, output in outputs(nb):
+        if output["output_type"] == "error": yield f"a saved error: {output['ename']}: {output['evalue'][:80]}"
+
+
+def widgets_have_state(nb, path):
+    saved = nb["metadata"].get("widgets", {})
+    if saved and "state" not in saved.get(WIDGETS, {}): yield "widget metadata without `state`; GitHub cannot show this notebook"
+    models = saved.get(WIDGETS, {}).get("state", {})
+    for _, output in outputs(nb):
+        view = output.get("data", {}).get(VIEW)
+        if view and view["model_id"] not in models: yield f"a widget whose state was not saved: {view['model_id']}"
+
+
+def names_no_machine(nb, path):
+    for _, output in outputs(nb):
+        shown = text(output.get("text", "")) + text(output.get("data", {}).get("text/plain", ""))
+        for found in re.findall(rf"{re.escape(str(ROOT))}\S*|(?<![\w.])/(?:home|root|Users)/\S+", shown):
+            yield f"an output shows a path of the author's machine: {found}"
+
+
+CHECKS = [parses, has_a_head, has_its_badge, has_the_setup_cell, is_small, pictures_have_words, has_no_errors, widgets_have_state,
+          names_no_machine]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("file", links.notebooks(), ids=lambda file: file.stem)
+def test_notebook(file, check):
+    nb, path = json.loads(file.read_text(encoding="utf-8")), str(file.relative_to(ROOT/"nbs"))
+    problems = list(check(nb, path))
+    if problems: pytest.fail("\n".join([f"nbs/{path}:", *problems]), pytrace=False)
+
+
+# ---- A sound notebook passes every check, and each way to spoil it is found ------------------------------------------
+
+def a_cell(source, outputs=None):
+    if outputs is None: return {"cell_type": "markdown", "source": source}
+    return {"cell_type": "code", "source": source, "outputs": outputs}
+
+
+def a_picture(kind="image/png", data="abcd"):
+    return {"output_type": "display_data", "data": {kind: data}}
+
+
+def sound():
+    return {"metadata": {"widgets": {WIDGETS: {"state": {"m1": {}}}}}, "cells": [
+        a_cell(f"# A title\n\n> A subtitle\n\n{links.badge('04_noise.ipynb', CFG)}"),
+        a_cell("#| default_exp noise", []),
+        a_cell(links.setup_cell(CFG), []),
+        a_cell("from povid_nb import noise\n%time x = 1\nawait f()", []),
+        a_cell('#| fig-alt: "Two lines"\nplot()', [a_picture(), a_picture("text/html", '<img src="x" alt="A line">')]),
+        a_cell("widget", [a_picture(VIEW, {"model_id": "m1"})]),
+        a_cell("![A cat](cat.png)")]}
+
+
+def spoil(nb, what):
+    cells = nb["cells"]
+    if what == "parses": cells[3]["source"] = "try: import x\nexcept ImportError: pass\nelse: %pip install x"
+    if what == "has_a_head": cells[0]["source"] = cells[0]["source"].replace("> A subtitle", "A subtitle")
+    if what == "has_its_badge": cells[0]["source"] = cells[0]["source"].replace("04_noise", "05_shift")
+    if what == "has_the_setup_cell": cells[2]["source"] += "  # on Colab"
+    if what == "is_small": cells[4]["outputs"][0]["data"]["image/png"] = "a" * 1_000_000
+    if what == "pictures_have_words": cells[4]["source"] = "plot()"
+    if what == "has_no_errors": cells[3]["outputs"] = [{"output_type": "error", "ename": "ValueError", "evalue": "no"}]
+    if what == "widgets_have_state": nb["metadata"]["widgets"] = {WIDGETS: {}}
+    if what == "names_no_machine": cells[3]["outputs"] = [{"output_type": "stream", "text": ["saved in /home/ada/runs\n"]}]
+    return nb
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_each_check_passes_a_sound_notebook_and_finds_a_spoilt_one(check):
+    assert not list(check(sound(), "04_noise.ipynb"))
+    assert len(list(check(spoil(sound(), check.__name__), "04_noise.ipynb"))) >= 1
+
+
+def test_more_ways_to_spoil_a_notebook():
+    nb = sound()
+    nb["cells"][6]["source"] = "![](cat.png)"
+    nb["cells"][4]["outputs"][1] = a_picture("text/html", '<img src="x">')
+    assert len(list(pictures_have_words(nb, "04_noise.ipynb"))) == 2
+    nb = sound()
+    nb["cells"][5]["outputs"][0]["data"][VIEW]["model_id"] = "m2"
+    assert len(list(widgets_have_state(nb, "04_noise.ipynb"))) == 1
+    nb = sound()
+    nb["cells"][2], nb["cells"][3] = nb["cells"][3], nb["cells"][2]
+    assert list(has_the_setup_cell(nb, "04_noise.ipynb")) == ["povid_nb is used before the set-up cell"]

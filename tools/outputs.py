@@ -1,0 +1,36 @@
+"""Runs notebooks and saves what they show: python -m tools.outputs [NAME ...]  (all when none is named)
+Cells whose flags `nbdev_test` skips (settings.ini, tst_flags) are skipped here too, and keep the outputs they have.
+"""
+import re, sys
+import nbformat
+from nbclient import NotebookClient
+from tools.links import ROOT, notebooks, settings
+
+SKIPPED = settings()["tst_flags"].split()
+
+
+def is_skipped(cell):
+    flags = re.findall(r"^#\|\s*(\S+)", cell.source, re.MULTILINE)
+    return bool(set(flags) & set(SKIPPED)) or bool(re.search(r"^#\|\s*eval:\s*false", cell.source, re.MULTILINE))
+
+
+class Client(NotebookClient):
+    async def async_execute_cell(self, cell, *args, **kwargs):
+        if is_skipped(cell): return cell
+        return await super().async_execute_cell(cell, *args, **kwargs)
+
+
+def save_outputs(file):
+    nb = nbformat.read(file, as_version=4)
+    Client(nb, timeout=1200, kernel_name="python3", store_widget_state=True,
+           resources={"metadata": {"path": str(file.parent)}}).execute()
+    nbformat.write(nb, file)
+
+
+names = sys.argv[1:]
+if unknown := set(names) - {file.stem for file in notebooks()}:
+    sys.exit(f"No such notebook in nbs: {', '.join(sorted(unknown))}. Names are without folder and ending, as 04_noise.")
+for file in notebooks():
+    if names and file.stem not in names: continue
+    print(file.relative_to(ROOT), flush=True)
+    save_outputs(file)
