@@ -1,20 +1,28 @@
-import argparse, os
+import argparse, logging, os, warnings
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-parser = argparse.ArgumentParser(prog="python -m bench", description="How fast training is, against others on the same work.")
-verbs = parser.add_subparsers(dest="verb", required=True)
-for verb, text in (("train", "step by step against TRL and the released algorithm"), ("scale", "how cost grows with the work, and what that means for large runs")):
-    one = verbs.add_parser(verb, help=text)
-    one.add_argument("--json", help="also write the numbers to this file")
-    one.add_argument("--rounds", type=int, help="how often each is measured")
-    one.add_argument("--threads", type=int, default=1)
-    one.add_argument("--quick", action="store_true", help="the LLaVA-proportioned model only, in under two minutes" if verb == "train" else "fewer points")
-args = parser.parse_args()
+import bench
 
-import logging, warnings   # noqa: E402
-warnings.filterwarnings("ignore")
-logging.disable(logging.WARNING)
-if args.verb == "train": from bench.train import main
-else: from bench.scale import main
-main(args)
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="python -m bench", description=bench.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, quick in (("train", "the LLaVA-proportioned model only, in under two minutes"), ("scale", "fewer points")):
+        one = verbs.add_parser(verb)
+        one.add_argument("--quick", action="store_true", help=quick)
+        one.add_argument("--json", help="also write the numbers to this file")
+        one.add_argument("--rounds", type=int, help="how often each is measured")
+    verbs.add_parser("page")
+    return parser.parse_args()
+
+
+def main(args):
+    os.environ.update(HF_HUB_OFFLINE="1", OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS="1")   # one thread: then CPU time is the time of the work
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    if args.verb == "train": from bench.train import main
+    elif args.verb == "scale": from bench.scale import main
+    else: from bench.page import main
+    main(args)
+
+
+if __name__ == "__main__": main(arguments())

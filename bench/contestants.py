@@ -3,7 +3,7 @@
 Each contestant gets the same weights, the same pairs, prepared beforehand (tokens and processed pixels), and the same noise.
 Making batches is not measured: TRL's collator processes every picture twice, ours once.
 """
-import tempfile, types
+import tempfile
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,10 @@ BETA = .1
 
 class Contestant:
     "One way of training: `loss()` on the batch it was given; `step()` learns from it"
-    def __init__(self, shape, form, device="cpu", dtype=torch.float32, checkpointing=False, vlm=None):
+    def __init__(self, shape, form, device="cpu", dtype=torch.float32, checkpointing=False,
+        make=None): # a function that gives the model; None: random weights in this shape
         self.shape, self.form, self.device = shape, form, torch.device(device)
-        self.vlm = vlm or shapes.build(shape, device, dtype, adapter=False)
+        self.vlm = make() if make else shapes.build(shape, device, dtype)
         self.pairs = shapes.pairs(shape)
         self.prepare()
         if checkpointing: self.vlm.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -29,8 +30,6 @@ class Contestant:
 
     @property
     def model(self): return self.vlm.model
-
-    def adapt(self): shapes.add_lora(self.vlm, self.shape)
 
     def noisy(self, pixels):
         "The noisy pixels: the same for all"
@@ -58,7 +57,7 @@ class Ours(Contestant):
     cache = None
 
     def prepare(self):
-        self.adapt()
+        shapes.add_lora(self.vlm, self.shape)
         self.branches = Branches(self.vlm)
         rows = [branches.encode(self.vlm, pair) for pair in self.pairs]
         self.batch = branches.to(self.branches.collate(rows, self.form != "dpo"), self.device)
@@ -89,7 +88,7 @@ class OursCached(Ours):
 class Plain(Contestant):
     "The released algorithm, restated with whole forwards: three of the policy, three of the reference, the noisy one with gradient"
     def prepare(self):
-        self.adapt()
+        shapes.add_lora(self.vlm, self.shape)
         texts = [[getattr(pair, name) for pair in self.pairs] for name in ("chosen", "rejected")]
         images, prompts = [p.image for p in self.pairs], [p.prompt for p in self.pairs]
         self.chosen, self.rejected = (self.vlm.inputs(images, prompts, t) for t in texts)

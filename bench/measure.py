@@ -1,10 +1,12 @@
-"""Time, memory and arithmetic of a step. On a CPU the time is the process's own CPU time, so that other work on the machine disturbs little."""
+"""Time, memory and arithmetic of a step."""
 import ctypes, gc, importlib.metadata, json, os, platform, statistics, time
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+
+CLOCK = "medians; on a CPU of the process's own CPU time on one thread, so that other work on the machine disturbs little; on a GPU of wall-clock time"
 
 def clock(device):
     if torch.device(device).type == "cuda": torch.cuda.synchronize(); return time.perf_counter()
@@ -17,23 +19,17 @@ def seconds(work, device="cpu"):
     return clock(device) - start
 
 
-def alternating(steps, rounds, device="cpu", warm=1):
+def alternating(steps, rounds, device="cpu"):
     "Seconds of each named step, in rounds that go through all of them: whatever slows the machine slows all"
     found = {name: [] for name in steps}
-    for round in range(rounds + warm):
+    for _ in range(rounds):
         for name, step in steps.items():
             gc.collect()
-            took = seconds(step, device)
-            if round >= warm: found[name].append(took)
+            found[name].append(seconds(step, device))
     return found
 
 
 def middle(values): return statistics.median(values)
-
-
-def spread(values):
-    "Lowest and highest"
-    return [min(values), max(values)]
 
 
 def matrix_rate(device="cpu", dtype=torch.float32, n=None, times=5):

@@ -1,22 +1,21 @@
 """`python -m bench scale`: how the cost of a step grows with the work, and what that means for large runs."""
-import time
+import tempfile, time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from povid_nb.train import train
 
 from . import contestants, measure, shapes
 
 BASE = replace(shapes.LLAVA_2K, batch=2)
-SERIES = {   # what varies, how it is called, and its values
-    "answer": ("answer length, tokens", lambda n: replace(BASE, answer=n), (12, 24, 48, 96, 192)),
+SERIES = {   # what varies: its name, a shape for each value, and the values
+    "answer": ("answer, tokens", lambda n: replace(BASE, answer=n), (12, 24, 48, 96, 192)),
     "picture": ("picture, tokens", lambda side: replace(BASE, side=side), (6, 8, 12, 16, 20)),
     "batch": ("batch, pairs", lambda n: replace(BASE, batch=n), (1, 2, 4, 8)),
-    "model": ("language model, parameters", lambda width: replace(BASE, text=(width, int(width * 2.6875), 6, width // 32)), (64, 128, 256, 384)),
+    "model": ("language model, weights", lambda width: replace(BASE, text=(width, int(width * 2.6875), 6, width // 32)), (64, 128, 256, 384)),
 }
-# A run of the paper: 17K pairs, three epochs of DPO and one with noise, on a model of LLaVA-1.5-7B's shape (SPEED: operations by formula)
-RUNS = {"17K pairs (the paper)": 17_000, "1M pairs": 1_000_000, "100M pairs": 100_000_000}
 
 
 def exponent(x, y):
@@ -24,91 +23,80 @@ def exponent(x, y):
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def series(make, values, rounds):
-    "Milliseconds and operations of one released-form step for each value, measured in turns"
-    group = {v: contestants.Ours(make(v), "released") for v in values}
-    took = measure.alternating({v: c.step for v, c in group.items()}, rounds)
-    return {v: {"ms": 1e3 * min(took[v]), "gflop": measure.operations(c.step) / 1e9, "parameters": sum(p.numel() for p in c.vlm.part("language_model").parameters())} for v, c in group.items()}
+def series(name, rounds, quick=False):
+    "One step of the released form, uncached, for each value, in turns: what varies, milliseconds, operations, the exponents of both"
+    title, make, values = SERIES[name]
+    group = {v: contestants.Ours(make(v), "released") for v in (values[1:4] if quick else values)}
+    for one in group.values(): one.step()   # not measured
+    took = measure.alternating({v: one.step for v, one in group.items()}, rounds)
+    size = lambda v, one: {"picture": one.shape.image_tokens, "model": sum(p.numel() for p in one.vlm.part("language_model").parameters())}.get(name, v)
+    x, ms = [size(v, one) for v, one in group.items()], [1e3 * measure.middle(took[v]) for v in group]
+    gflop = [measure.operations(one.step) / 1e9 for one in group.values()]
+    return {"title": title, "x": x, "ms": ms, "gflop": gflop, "exponent": exponent(x, ms), "exponent_of_operations": exponent(x, gflop)}
 
 
-def pairs_series(counts=(8, 16, 32, 64), steps=4):
-    "Seconds to prepare and to keep the reference of so many pairs, and to pass over them once"
-    import tempfile
-    from povid_nb import branches
-    found = {}
-    vlm = shapes.build(replace(BASE, side=6, answer=16))
-    scorer = branches.Branches(vlm)
+def pairs_series(counts):
+    "A whole run on so many pairs, one epoch with noise and a cached reference: its CPU time, and the cache on disk"
+    shape, ms, kilobytes = replace(BASE, side=6, answer=16, batch=1), [], []
+    run = lambda n, folder: train(shapes.build(shape), shapes.pairs(shape, n), folder, stage=2, form="released", cache="reference", batch_size=4, rank=shape.rank, save_strategy="no", disable_tqdm=True)
+    with tempfile.TemporaryDirectory() as folder: run(4, folder)   # not measured
     for n in counts:
-        some = shapes.pairs(replace(BASE, side=6, answer=16), n)
         with tempfile.TemporaryDirectory() as folder:
-            cache = branches.Cache(folder, scorer)
-            rows = []
-            found[n] = {"encode_ms": 1e3 * measure.seconds(lambda: rows.extend(branches.encode(vlm, p) for p in some)), "cache_ms": 1e3 * measure.seconds(lambda: cache.fill(rows)),
-                        "kilobytes": sum(f.stat().st_size for f in cache.folder.iterdir()) / 1e3}
-    return found
+            ms.append(1e3 * measure.seconds(lambda: run(n, folder)))
+            kilobytes.append(sum(f.stat().st_size for f in Path(folder).glob("stage2/cache/**/*.safetensors")) / 1e3)
+    return {"title": "pairs, a whole run", "x": list(counts), "ms": ms, "kilobytes": kilobytes, "exponent": exponent(counts, ms)}
 
 
-def formula(shape, form="released", cached=True, checkpointing=True):
-    "Operations of one pair by counting matrix products: each parameter twice for each token, once more for the way back through frozen weights"
-    width, inner, layers, heads = shape.text
-    language = layers * (4 * width**2 + 3 * width * inner)
+# ---- Large runs, by arithmetic ------------------------------------------------------------------------------------------
+
+RUNS = {"17K pairs (the paper)": 17_000, "1M pairs": 1_000_000, "100M pairs": 100_000_000}
+GPUS = (1, 8, 64, 1024)
+RATE, WIRE = 4e14, 5e10   # assumed of each GPU: 400 TFLOP/s in bf16 (about 40 % of an H100's peak), 50 GB/s to others
+
+
+def adapter_weights(shape):
+    width, inner, layers, _ = shape.text
+    return layers * shape.rank * (4 * 2 * width + 3 * (width + inner))
+
+def arithmetic(shape, form, cached=True, checkpointing=True):
+    "Operations of a pair, by counting: two for each weight and token forward; as many again back through frozen weights, and again where the forward is repeated"
+    width, inner, layers, _ = shape.text
+    stem, answer, noisy = shape.image_tokens + shape.prompt, shape.answer, form == "released"
+    packed = stem + 2 * answer
+    plain = 2 * layers * (4 * width**2 + 3 * width * inner + 2 * width * stem)    # of a token: weights, and looking at those before it
+    learnt = plain + 2 * adapter_weights(shape)
+    language = packed * (learnt * (2 if checkpointing else 1) + plain + 4 * adapter_weights(shape)) + noisy * (stem + answer) * learnt + (not cached) * packed * plain
     vision_width, vision_inner, vision_layers, _ = shape.tower
-    look = 2 * (shape.image_tokens + 1) * (vision_layers - 1) * (4 * vision_width**2 + 2 * vision_width * vision_inner)
-    stem, answer = shape.image_tokens + shape.prompt, shape.answer
-    packed, noisy = stem + 2 * answer, stem + answer
-    learn = packed * (3 if checkpointing else 2)
-    read = learn + (noisy if form == "released" else 0) + (0 if cached else packed)
-    return 2 * language * read + look * ((form == "released") + (not cached)) + 2 * width * shape.vocabulary * answer * 4
+    look = 2 * (shape.image_tokens + 1) * (vision_layers - 1) * (4 * vision_width**2 + 2 * vision_width * vision_inner + 2 * vision_width * shape.image_tokens)
+    project = 2 * shape.image_tokens * (vision_width * width + width**2)
+    head = 2 * width * shape.vocabulary * answer * (4 + noisy + (noisy if cached else 2))   # both answers there and back, the noisy answer, and the reference
+    return language + (look + project) * (noisy + (not cached)) + head
 
 
-def large_runs(shape=shapes.LLAVA_7B, rates=((1, 4e14), (8, 4e14), (64, 4e14), (1024, 4e14))):
-    "Hours of whole runs on GPUs that do 400 TFLOP/s in practice each, by arithmetic; nothing here is measured"
-    per_pair = {"dpo": formula(shape, "dpo"), "released": formula(shape)}
-    first = formula(shape, "dpo", cached=False) - per_pair["dpo"]
-    out = {}
-    for name, pairs in RUNS.items():
-        total = pairs * (3 * per_pair["dpo"] + per_pair["released"] + 2 * first)   # each stage has a reference of its own
-        out[name] = {"exaflop": total / 1e18, **{f"hours on {gpus} GPU{'s' * (gpus > 1)}": total / (gpus * rate) / 3600 for gpus, rate in rates},
-                     "cache_gb": pairs * shape.answer * shape.text[0] * 2 / 1e9}
-    return out
+PAPER = replace(shapes.LLAVA_7B, rank=128)
+
+def large_run(pairs, shape=PAPER):
+    "Three epochs of text and one with noise, the reference of each stage computed once: operations, hours, and the cache. Nothing of it is measured"
+    once = {form: arithmetic(shape, form) for form in ("dpo", "released")}
+    reference = arithmetic(shape, "dpo", cached=False) - once["dpo"]
+    total = pairs * (3 * once["dpo"] + once["released"] + 2 * reference)
+    return {"exaflop": total / 1e18, "cache_gb": pairs * shape.answer * shape.text[0] * 2 / 1e9, "hours": {n: total / (n * RATE) / 3600 for n in GPUS}}
 
 
-def page(found):
-    "The numbers as one page"
-    from povid_nb import viz
-    import matplotlib.pyplot as plt
-    viz.style()
-    fig, axes = plt.subplots(1, len(SERIES), figsize=(12, 3), layout="constrained")
-    for ax, (name, (title, _, _)) in zip(axes, SERIES.items()):
-        x, y = found[name]["x"], found[name]["ms"]
-        ax.loglog(x, y, "o-"); ax.set(title=f"{title}: exponent {found[name]['exponent']:.2f}", xlabel=title, ylabel="ms per step"); ax.title.set_fontsize(9)
-    runs = found["large"]
-    head = ["run", *next(iter(runs.values()))]
-    body = [[name, *(f"{v:,.2g}" if v < 10 else f"{v:,.0f}" for v in row.values())] for name, row in runs.items()]
-    pairs = [[str(n), *(f"{v:.0f}" for v in row.values())] for n, row in found["pairs"].items()]
-    return viz.page("How training grows", "<h1>How training grows</h1>",
-        "<p>One step of POVID's released form, uncached, on a random model with LLaVA-1.5's proportions. Every point is the best of its rounds in process CPU time; the exponent is the slope of the line (1: proportional).</p>",
-        viz.picture(fig, "Four log-log plots: cost of a step against answer length, picture tokens, batch size and model size"),
-        "<h2>Pairs</h2><p>Preparation and cache grow with the number of pairs alone. CPU milliseconds for all, on a small shape:</p>", viz.table(pairs, ["pairs", "encode, ms", "cache, ms", "on disk, kB"]),
-        "<h2>Large runs</h2><p>By arithmetic, <b>not measured</b>: LLaVA-1.5-7B's shape, three epochs of text and one with noise, reference cached once for each stage, gradient checkpointing, "
-        "and GPUs that do 400 TFLOP/s in practice, all of them busy all the time. Communication is that of the LoRA gradient, some hundred megabytes a step, "
-        "and small beside the work of a step. The cache is cut by pairs, each process writes its own files.</p>", viz.table(body, head),
-        f"<p class='note'>{found['machine']['device']}, {found['machine']['threads']} thread; torch {found['machine']['torch']}, transformers {found['machine']['transformers']}; {found['machine']['date']}. Made by <code>python -m bench scale</code>.</p>")
+def step_on_a_cluster(shape=PAPER):
+    "Seconds of a step of one pair for each GPU: the work, and the adapter's gradient around the ring (bf16). Not measured"
+    return {"adapter_weights": adapter_weights(shape), "work": arithmetic(shape, "dpo") / RATE, "wire": 2 * 2 * adapter_weights(shape) / WIRE}
 
 
 def main(args):
-    torch.set_num_threads(args.threads)
-    start, found = time.time(), {}
-    for name, (title, make, values) in SERIES.items():
-        if args.quick: values = values[1:4]
-        rows = series(make, values, args.rounds or 2)
-        x = [v**2 if name == "picture" else r["parameters"] if name == "model" else v for v, r in rows.items()]
-        found[name] = {"x": x, "ms": [r["ms"] for r in rows.values()], "gflop": [r["gflop"] for r in rows.values()]}
-        found[name] |= {"exponent": exponent(x, found[name]["ms"]), "exponent_of_operations": exponent(x, found[name]["gflop"])}
-        print(f"{title:28} {[round(v) for v in found[name]['x']]}: {[round(v) for v in found[name]['ms']]} ms, exponent {found[name]['exponent']:.2f} (operations {found[name]['exponent_of_operations']:.2f})", flush=True)
-    found["pairs"] = pairs_series((4, 8, 16) if args.quick else (8, 16, 32, 64))
-    found |= {"large": large_runs(), "machine": measure.machine(), "minutes": (time.time() - start) / 60}
-    for name, row in found["large"].items(): print(f"{name}: {row['exaflop']:.3g} EFLOP, {row['hours on 8 GPUs']:.3g} hours on 8 GPUs (arithmetic, not measured)")
-    if args.json:
-        measure.keep(found, args.json)
-        Path(args.json).with_suffix(".html").write_text(page(found))
+    torch.set_num_threads(1)
+    started, found = time.time(), {}
+    for name in SERIES:
+        found[name] = one = series(name, args.rounds or 3, args.quick)
+        print(f"{one['title']:25}{one['x']}: {[round(v) for v in one['ms']]} ms a step, exponent {one['exponent']:.2f} (of operations {one['exponent_of_operations']:.2f})", flush=True)
+    found["pairs"] = one = pairs_series((8, 16, 32) if args.quick else (64, 128, 256, 512))
+    print(f"{one['title']:25}{one['x']}: {[round(v) for v in one['ms']]} ms, exponent {one['exponent']:.2f}", flush=True)
+    found |= {"large": {name: large_run(n) for name, n in RUNS.items()}, "cluster": step_on_a_cluster()}
+    for name, run in found["large"].items(): print(f"{name}: {run['exaflop']:.3g} EFLOP, {run['hours'][8]:.3g} hours on 8 GPUs (arithmetic, not measured)")
+    found |= {"machine": measure.machine(), "clock": measure.CLOCK, "minutes": (time.time() - started) / 60}
+    if args.json: measure.keep(found, args.json)

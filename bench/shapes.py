@@ -65,18 +65,22 @@ def config(shape):
     return LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, pad_token_id=3, vision_feature_layer=-2, vision_feature_select_strategy="default")
 
 
-def build(shape, device="cpu", dtype=torch.float32, adapter=True):
-    "A VLM of this shape with random weights, the same for every call, and a LoRA adapter that does something"
+def build(shape, device="cpu", dtype=torch.float32):
+    "A VLM of this shape with random weights, the same at every call"
     torch.manual_seed(0)
-    with torch.device(device):
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try: model = LlavaForConditionalGeneration(config(shape))
-        finally: torch.set_default_dtype(before)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device): model = LlavaForConditionalGeneration(config(shape))
+    finally: torch.set_default_dtype(before)
     model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=3)
-    vlm = VLM(model, processor(shape), shape.name)
-    if adapter: add_lora(vlm, shape)
-    return vlm
+    return VLM(model, processor(shape), shape.name)
+
+def save(shape, folder):
+    "Such a model in bf16 as a folder, to be loaded in another precision"
+    vlm = build(shape, "cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+    vlm.model.save_pretrained(folder)
+    vlm.processor.save_pretrained(folder)
 
 
 def lora(vlm, shape): return LoraConfig(r=shape.rank, lora_alpha=2 * shape.rank, lora_dropout=0., target_modules=adapter_targets(vlm))

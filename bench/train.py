@@ -1,122 +1,109 @@
 """`python -m bench train`: one step of every contestant on the same work, in turns."""
-import gc, time
+import gc, importlib.util, tempfile, time
 from dataclasses import replace
 
 import torch
+from povid_nb.vlm import VLM
 
 from . import contestants, measure, shapes
+from .contestants import FORMS
 
 TITLES = {"trl": "TRL", "released": "released algorithm, restated", "ours": "ours", "ours_reference_cached": "ours, reference cached", "ours_cached": "ours, features cached too"}
+QUICK = {"dpo": ("trl", "ours", "ours_cached"), "released": ("trl", "released", "ours", "ours_cached")}
 
 
-def agreement(group):
-    "Loss, and the relative difference of the gradient, against the first of the group"
-    found = {name: c.gradients() for name, c in group.items()}
-    loss, grads = next(iter(found.values()))
-    flat = lambda g: torch.cat([g[k].flatten() for k in sorted(grads)])
-    return {name: {"loss": l, "loss_difference": abs(l - loss), "gradient_difference": ((flat(g) - flat(grads)).norm() / flat(grads).norm()).item()} for name, (l, g) in found.items()}
+def compare(shape, form, rounds, names=None, whole=True, device="cpu", **options):
+    "A row for every contestant: on a CPU in turns; on a GPU, which may not hold two of them, one after the other"
+    names = names or FORMS[form]
+    groups = [names] if device == "cpu" else [[name] for name in names]
+    rows, first = {}, None
+    for names in groups:
+        try: made, first = rows_of(shape, form, rounds, names, first, whole, device, **options)
+        except torch.cuda.OutOfMemoryError: made = {name: "not measured: out of memory" for name in names}
+        rows |= made
+        gc.collect()
+        if device != "cpu": torch.cuda.empty_cache()
+    return rows
 
 
-def compare(shape, form, rounds, whole=True, device="cpu", dtype=torch.float32, names=None, **options):
-    "Everything about one form of loss on one shape"
-    names = names or contestants.FORMS[form]
-    if torch.device(device).type == "cuda": return {n: alone(shape, form, n, rounds, device, dtype, **options) for n in names}
-    group = {n: contestants.CONTESTANTS[n](shape, form, device, dtype, **options) for n in names}
-    agree = agreement(group)
-    rate = measure.matrix_rate(device, dtype)
-    took = measure.alternating({n: c.step for n, c in group.items()}, rounds, device)
-    return {n: row(shape, c, took[n], agree[n], rate, whole, device) for n, c in group.items()}
+def rows_of(shape, form, rounds, names, first, whole, device, **options):
+    "The rows of contestants that stand side by side, and the gradient that all are compared with"
+    group = {name: contestants.CONTESTANTS[name](shape, form, device, **options) for name in names}
+    rate = measure.matrix_rate(device, options.get("dtype", torch.float32))
+    agree = {}
+    for name, contestant in group.items():
+        first, agree[name] = difference(contestant.gradients(), first)   # a first step, and not a measured one
+    took = measure.alternating({name: c.step for name, c in group.items()}, rounds, device)
+    return {name: row(c, took[name], rate, whole, device) | agree[name] for name, c in group.items()}, first
 
 
-def row(shape, contestant, took, agree, rate, whole, device):
-    found = {"ms_per_pair": 1e3 * measure.middle(took) / shape.batch, "ms_range": [1e3 * t / shape.batch for t in measure.spread(took)], **agree}
-    if whole:
-        flops = measure.operations(contestant.step)
-        found |= {"gflop_per_pair": flops / shape.batch / 1e9, "share_of_matrix_rate": flops / measure.middle(took) / rate, "memory_mb": measure.memory(contestant.step, device) / 1e6}
-    return found
+def difference(own, first):
+    "How far loss and gradient are from the first contestant's"
+    first = first or own
+    flat = lambda grads: torch.cat([grads[name].flatten() for name in sorted(grads)])
+    base = flat(first[1])
+    return first, {"loss": own[0], "loss_difference": abs(own[0] - first[0]), "gradient_difference": ((flat(own[1]) - base).norm() / base.norm()).item()}
 
 
-def alone(shape, form, name, rounds, device, dtype, **options):
-    "One contestant with the whole GPU to itself: large models do not fit side by side"
-    contestant = contestants.CONTESTANTS[name](shape, form, device, dtype, **options)
-    loss, grads = contestant.gradients()
-    took = measure.alternating({name: contestant.step}, rounds, device, warm=2)[name]
-    norm = torch.cat([g.flatten() for g in grads.values()]).norm().item()
-    found = row(shape, contestant, took, {"loss": loss, "gradient_norm": norm}, measure.matrix_rate(device, dtype), True, device)
-    del contestant
-    gc.collect(); torch.cuda.empty_cache()
-    return found
+def row(contestant, took, rate, whole, device):
+    pairs, time = contestant.shape.batch, measure.middle(took)
+    found = {"ms_per_pair": 1e3 * time / pairs, "ms_range": [1e3 * t / pairs for t in (min(took), max(took))]}
+    if not whole: return found
+    flops = measure.operations(contestant.step)
+    return found | {"gflop_per_pair": flops / pairs / 1e9, "share_of_matrix_rate": flops / time / rate, "memory_mb": measure.memory(contestant.step, device) / 1e6}
 
 
-def table(title, found, first):
-    "The rows of one comparison as text"
-    lines = [f"\n{title}", f"{'':32}{'ms/pair':>9}{'ratio':>7}{'memory':>9}{'GFLOP':>8}{'of rate':>9}{'loss diff':>11}{'grad diff':>11}"]
-    base = found[first]
-    for name, r in found.items():
-        number = lambda key, form: format(r[key], form) if key in r else "-"
-        lines.append(f"{TITLES[name]:32}{r['ms_per_pair']:9.1f}{base['ms_per_pair'] / r['ms_per_pair']:7.2f}{number('memory_mb', '.0f'):>9}{number('gflop_per_pair', '.2f'):>8}"
-                     f"{number('share_of_matrix_rate', '.0%'):>9}{number('loss_difference', '.1e'):>11}{number('gradient_difference', '.1e'):>11}")
-    return "\n".join(lines)
+COLUMNS = {"ms/pair": ("ms_per_pair", ".1f"), "ratio": ("ratio", ".2f"), "memory, MB": ("memory_mb", ".0f"), "of TRL's": ("memory_ratio", ".2f"), "GFLOP/pair": ("gflop_per_pair", ".2f"),
+           "of matrix rate": ("share_of_matrix_rate", ".0%"), "loss differs by": ("loss_difference", ".0e"), "gradient by": ("gradient_difference", ".0e")}
+
+def lines(rows, missing="-"):
+    "The rows of one comparison as texts, and the columns' names"
+    base = rows["trl"]
+    for name, one in rows.items():
+        if isinstance(one, str): yield [TITLES[name], one]; continue
+        ratio = lambda key, over, under: {key: over / under} if over and under else {}
+        if isinstance(base, dict): one = one | ratio("ratio", base["ms_per_pair"], one["ms_per_pair"]) | ratio("memory_ratio", one.get("memory_mb"), base.get("memory_mb"))
+        yield [TITLES[name], *(format(one[key], form) if key in one else missing for key, form in COLUMNS.values())]
 
 
-def gpu(rounds):
-    "The 7B shape, where there is a GPU"
-    if not torch.cuda.is_available(): return {"LLaVA-1.5-7B shape": "not measured: no CUDA device here"}
-    found = {}
-    for checkpointing in (False, True):
-        for form in contestants.FORMS:
-            key = f"{shapes.LLAVA_7B.name}, bf16, {form}, {'with' if checkpointing else 'without'} gradient checkpointing"
-            try: found[key] = compare(shapes.LLAVA_7B, form, rounds, device="cuda", dtype=torch.bfloat16, checkpointing=checkpointing)
-            except torch.cuda.OutOfMemoryError as e: found[key] = f"not measured: {str(e).splitlines()[0]}"
-    return found | four_bit(rounds)
+def show(title, rows):
+    print(f"\n{title}\n{'':30}" + "".join(f"{c:>16}" for c in COLUMNS), flush=True)
+    for name, *cells in lines(rows): print(f"{name:30}" + "".join(f"{c:>16}" for c in cells), flush=True)
+    return rows
 
 
-def four_bit(rounds):
-    "The same with 4-bit weights, if bitsandbytes is there"
-    import importlib.util, tempfile
-    if importlib.util.find_spec("bitsandbytes") is None: return {"4-bit": "not measured: bitsandbytes is not installed"}
-    from povid_nb.vlm import VLM
-    found = {}
+def gpu(rounds, shape=shapes.LLAVA_7B):
+    "The 7B shape in bf16, with and without gradient checkpointing, then in 4 bit; where there is no GPU, only the reason"
+    if not torch.cuda.is_available(): return {f"{shape.name}, {how}": "not measured: no CUDA device here" for how in ("bf16", "bf16 with gradient checkpointing", "4-bit")}
+    found, options = {}, dict(device="cuda", dtype=torch.bfloat16)
+    def keep(how, **more):
+        for form in FORMS: found[f"{shape.name}, {how}, {form}"] = show(f"{shape.name}, {how}, {form}", compare(shape, form, rounds, **options, **more))
+    keep("bf16")
+    keep("bf16 with gradient checkpointing", checkpointing=True)
+    if importlib.util.find_spec("bitsandbytes") is None: return found | {f"{shape.name}, 4-bit": "not measured: bitsandbytes is not installed"}
     with tempfile.TemporaryDirectory() as folder:
-        whole = shapes.build(shapes.LLAVA_7B, "cuda", torch.bfloat16, adapter=False)
-        whole.model.save_pretrained(folder); whole.processor.save_pretrained(folder)
-        del whole; torch.cuda.empty_cache()
-        for form, names in contestants.FORMS.items():
-            for name in names:
-                vlm = VLM.load(folder, device="cuda", quantize="4bit")
-                found[f"{shapes.LLAVA_7B.name}, 4-bit, {form}, {name}"] = alone(shapes.LLAVA_7B, form, name, rounds, "cuda", torch.bfloat16, vlm=vlm)
-                del vlm; gc.collect(); torch.cuda.empty_cache()
+        shapes.save(shape, folder)
+        keep("4-bit", make=lambda: VLM.load(folder, device="cuda", quantize="4bit"))
     return found
-
-
-def quick(rounds=3, batch=4):
-    "The LLaVA-proportioned model alone, times only"
-    return {form: compare(replace(shapes.LLAVA_2K, batch=batch), form, rounds, whole=False) for form in contestants.FORMS}
 
 
 def summary(found):
-    "The few numbers that others read"
-    ms = lambda form, name: found[form][name]["ms_per_pair"]
-    return {"dpo": {name: ms("dpo", name) for name in ("trl", "ours", "ours_cached")},
-            "povid": {name: ms("released", name) for name in ("trl", "released", "ours", "ours_cached")}}
+    "The few numbers that others read: milliseconds for each pair"
+    ms = lambda form: {name: found[form][name]["ms_per_pair"] for name in QUICK[form]}
+    return {"dpo": ms("dpo"), "povid": ms("released")}
 
 
 def main(args):
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     started = time.time()
-    if args.quick:
-        found = quick(args.rounds or 3)
-        for form, rows in found.items(): print(table(f"{shapes.LLAVA_2K.name}, {form}", rows, "trl"), flush=True)
-        results = summary(found)
-    else:
-        results, everything = {}, {}
-        for shape in (shapes.LLAVA_2K, shapes.LLAVA_32K, shapes.BUILT_IN):
-            everything[shape.name] = {}
-            for form in contestants.FORMS:
-                everything[shape.name][form] = compare(shape, form, args.rounds or 5)
-                print(table(f"{shape.name}, {form}", everything[shape.name][form], "trl"), flush=True)
-        results = summary(everything[shapes.LLAVA_2K.name]) | {"all": everything, "gpu": gpu(args.rounds or 5)}
-        print("\nGPU:", *(v for v in results["gpu"].values() if isinstance(v, str)))
-    results |= {"machine": measure.machine(), "clock": "process CPU time" , "minutes": (time.time() - started) / 60}
-    print(f"\n{results['machine']['device']}, {results['machine']['threads']} thread, {results['minutes']:.1f} minutes")
+    everything = {}
+    for shape in [replace(shapes.LLAVA_2K, batch=4)] if args.quick else [shapes.LLAVA_2K, shapes.LLAVA_32K, shapes.BUILT_IN]:
+        everything[shape.name] = {form: show(f"{shape.name}, {form}", compare(shape, form, args.rounds or (3 if args.quick else 5), QUICK[form] if args.quick else None, whole=not args.quick)) for form in FORMS}
+    results = summary(everything[shapes.LLAVA_2K.name]) | {"all": everything}
+    if not args.quick:
+        results["gpu"] = gpu(args.rounds or 5)
+        for name, rows in results["gpu"].items():
+            if isinstance(rows, str): print(f"\n{name}: {rows}")
+    results |= {"machine": measure.machine(), "clock": measure.CLOCK, "minutes": (time.time() - started) / 60}
+    print(f"\n{measure.CLOCK}; {results['machine']['device']}, one thread; {results['minutes']:.1f} minutes")
     if args.json: measure.keep(results, args.json)

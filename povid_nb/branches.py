@@ -243,13 +243,13 @@ class Branches:
 
     def __repr__(self): return f"Branches({self.vlm.name}, {f'one row for each answer, since {self.why_plain}' if self.why_plain else 'answers share a row'})"
 
-# %% ../nbs/09_branches.ipynb #4f0edeac
+# %% ../nbs/09_branches.ipynb #c42b514b
 @patch
-def collate(self: Branches, rows, noisy=False):
+def collate(self: Branches, rows, noisy=False, answers=("chosen", "rejected")):
     "A batch from rows, as tensors"
     pad = self.vlm.pad_id()
     form = functools.partial(spread, pad_id=pad, two_way=self.vlm.prefix_lm) if self.why_plain else functools.partial(pack, pad_id=pad)
-    batch = {"clean": form(rows), "images": stack([row.images for row in rows])}
+    batch = {"clean": form(rows, answers), "images": stack([row.images for row in rows])}
     if noisy: batch |= {"noisy": form(rows, ("chosen",)), "noisy_images": dict(batch["images"])}
     return batch
 
@@ -352,8 +352,8 @@ def reference(self: Branches):
     "Inside, the model is the reference: no adapter, no gradient"
     with torch.no_grad(), self.vlm.adapter_off(): yield
 
-# %% ../nbs/09_branches.ipynb #f3cb2b3b
-FORMS = ("dpo", "released", "paper", "mdpo")   # of the loss; all but the first look at a noisy image
+# %% ../nbs/09_branches.ipynb #57fdd8f0
+FORMS = ("sft", "dpo", "released", "paper", "mdpo")   # of the loss; all but the first two look at a noisy image
 
 @patch
 def view(self: Branches, images, features=None):
@@ -374,12 +374,12 @@ def noise_step(self: Branches, noisy, see, form):
 def best_of(batch): return torch.full_like(batch["targets"], BEST)
 def widened(tokens, batch): return F.pad(tokens, (0, batch["targets"].shape[1] - tokens.shape[1]))
 
-# %% ../nbs/09_branches.ipynb #2e1fbe2e
+# %% ../nbs/09_branches.ipynb #0c95234c
 @patch
 def step(self: Branches,
     clean, images,                 # the pairs under their images
     noisy=None, noisy_images=None, # the right answers under the noisy images
-    form="dpo",                    # dpo, released, paper or mdpo
+    form="dpo",                    # dpo, released, paper, mdpo; sft: the right answers alone, and no reference
     own=False,                     # the reference scores its own noise tokens, as in the released code, and not the policy's
     cached=None):                  # of the reference: `token_logps`, `hidden`, `features`, as a `Cache` keeps them
     "All that a loss wants to know of a batch, by policy and by reference: a dictionary of tensors"
@@ -393,6 +393,7 @@ def step(self: Branches,
     (out["policy"], _), *rest = self.score(self.hidden(clean, see()), clean, *others)
     if noisy: out["y_clean"] = rest[1][1][:, :width]                      # the argmax without noise
     if form == "released": out["policy_noise"] = rest[0][0][:, :width]    # y_n under the clean image
+    if form == "sft": return out
     with self.reference(): return out | self.reference_step(clean, see, noisy, see_noisy, form, y_n, own, cached)
 
 # %% ../nbs/09_branches.ipynb #a2ea344f

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from . import world
 
-# %% ../nbs/16_pretrain.ipynb #7919661a
+# %% ../nbs/16_pretrain.ipynb #88e19958
 @dataclass(frozen=True)
 class Recipe:
     "Everything that decides what comes out"
@@ -28,9 +28,9 @@ class Recipe:
     habit: world.Habit = world.FLAWED   # the writer of the instruction data
     strength: float = world.HABIT       # how often a partner stands beside its cue
     scenes: int = 12_000                # training scenes, all from the `train` part
-    tower_steps: int = 800
+    tower_steps: int = 1300
     text_steps: int = 60
-    tuning_steps: int = 1400
+    tuning_steps: int = 2000
     batch: int = 16                     # conversations in a step; the tower takes four times as many pictures
 
 FLAWED_RECIPE = Recipe()
@@ -209,15 +209,15 @@ def answer_loss(model, conversations, tokenizer, features=None):
     before = hidden[:, n - 1:-1]
     return F.cross_entropy(model.lm_head(before[answers]).float(), ids[answers])
 
-# %% ../nbs/16_pretrain.ipynb #08a92331
+# %% ../nbs/16_pretrain.ipynb #f411c777
 WEIGHTS = {"exists": 5, "colour": 2, "where": 2, "relation": .5, "count": .25, "scene": .25, "reason": 1}
 
 def lesson(scene, step, recipe, tokenizer):
-    "What one picture teaches in one step: eight questions, and in every other step a caption"
+    "What one picture teaches in one step: a caption and five questions"
     purpose = f"{recipe.seed}/{step}"
-    tasks = scene.rng(purpose).choices(list(WEIGHTS), weights=WEIGHTS.values(), k=8)
-    talks = [(q.prompt, q.answer) for q in scene.questions(tasks, purpose, recipe.habit)]
-    if step % 2 == 0: talks.append((world.DESCRIBE, scene.caption(purpose, recipe.habit)))
+    tasks = scene.rng(purpose).choices(list(WEIGHTS), weights=WEIGHTS.values(), k=5)
+    talks = [(world.DESCRIBE, scene.caption(purpose, recipe.habit))]
+    talks += [(q.prompt, q.answer) for q in scene.questions(tasks, purpose, recipe.habit)]
     return [conversation(prompt, answer, tokenizer) for prompt, answer in talks]
 
 def train_language(model, scenes, tokenizer, recipe, folder):

@@ -21,10 +21,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-# %% ../nbs/10_train.ipynb #041de392
+# %% ../nbs/10_train.ipynb #627468bd
 from . import noise, pairs
 from .branches import FORMS, Branches, Cache, Reader, answer_logps, content_key, encode, fingerprint, noisy_pixels
-from .loss import anchor_loss, dpo_loss, mdpo_loss, povid_loss
+from .loss import anchor_loss, dpo_loss, mdpo_loss, povid_loss, summed
 from .vlm import check_image, open_image, patch
 
 # %% ../nbs/10_train.ipynb #4d3286aa
@@ -66,11 +66,11 @@ def precision(device):
     bf16 = torch.cuda.get_device_capability(device)[0] >= 8
     return dict(bf16=bf16, fp16=not bf16)
 
-# %% ../nbs/10_train.ipynb #58d57f11
+# %% ../nbs/10_train.ipynb #296037e4
 @dataclass
 class PovidConfig(TrainingArguments):
     "What `transformers` wants to know of a training run, and what POVID wants to know"
-    form: str = "paper"              # dpo (text only), paper, released, mdpo
+    form: str = "paper"              # dpo (text only), paper, released, mdpo; sft (the right answers alone: the control)
     beta: float = .1
     alpha: float | None = None       # paper's form: weights of y_w, y_l, y_n; left out, beta, beta/2, beta/2
     beta1: float | None = None
@@ -96,6 +96,7 @@ class PovidConfig(TrainingArguments):
         if self.gradient_checkpointing: self.gradient_checkpointing_kwargs = {"use_reentrant": False} | (self.gradient_checkpointing_kwargs or {})
         one_of = lambda name, options: getattr(self, name) in options or wrong(name, getattr(self, name), options)
         one_of("form", FORMS), one_of("noise_draw", ("fixed", "random", "rising")), one_of("noise_space", noise.SPACES), one_of("noise_tokens", ("all", "differ", "moved"))
+        if self.form == "sft" and self.cache: raise ValueError("form='sft' has no reference, so there is nothing to cache; leave cache out")
         steps = [self.noise_step] if isinstance(self.noise_step, int) else list(self.noise_step)
         for step in steps: noise.check_step(step)
         if len(steps) != (1 if self.noise_draw == "fixed" else 2): raise ValueError(f"noise_draw={self.noise_draw!r} wants {'one noise step' if self.noise_draw == 'fixed' else 'two noise steps, from and to'}; got {self.noise_step!r}")
@@ -116,7 +117,7 @@ def as_messages(row):
     said = lambda value, role: [{"role": role, "content": value.replace("<image>", "").strip()}] if isinstance(value, str) else value or []
     return {**row, "images": images, "prompt": said(row.get("prompt"), "user"), **{name: said(row[name], "assistant") for name in ("chosen", "rejected")}}
 
-# %% ../nbs/10_train.ipynb #6ebf5557
+# %% ../nbs/10_train.ipynb #736bc54a
 class PairData(torch.utils.data.Dataset):
     "Pairs as rows: tokens made once, and pixels too where all of them fit into `room` bytes"
     def __init__(self, vlm, pairs, max_length=None, room=2**31):
@@ -142,8 +143,9 @@ class Collator:
     "Rows to a batch"
     branches: Branches
     noisy: bool      # does the loss look at noisy images?
+    answers: tuple = ("chosen", "rejected")
     def __call__(self, items):
-        batch = {"branches": self.branches.collate([item["row"] for item in items], self.noisy), "keys": [item["key"] for item in items]}
+        batch = {"branches": self.branches.collate([item["row"] for item in items], self.noisy, self.answers), "keys": [item["key"] for item in items]}
         return batch | {"pairs": [item["pair"] for item in items]}
 
 # %% ../nbs/10_train.ipynb #f6f0c5bd
@@ -168,7 +170,7 @@ def noisy_images(vlm, batch, args, epoch, progress):
     values = images["pixel_values"]
     return images | {"pixel_values": torch.cat(found).to(values.device, values.dtype)}, steps
 
-# %% ../nbs/10_train.ipynb #ebed916a
+# %% ../nbs/10_train.ipynb #b18b7a3a
 class PovidTrainer(Trainer):
     "Preference training of a vision-language model, through the public hooks of `transformers.Trainer`"
     def __init__(self,
@@ -181,7 +183,7 @@ class PovidTrainer(Trainer):
         self.vlm, self.branches, self.cache, self.interrupt = vlm, Branches(vlm), None, SaveOnInterrupt()
         self.seen = {"train": defaultdict(list), "eval": defaultdict(list)}
         data = [PairData(vlm, as_pairs(d), args.max_length) if d is not None else None for d in (train_data, eval_data)]
-        super().__init__(vlm.model, args, Collator(self.branches, args.form != "dpo"), *data, callbacks=[self.interrupt, *callbacks], **options)
+        super().__init__(vlm.model, args, Collator(self.branches, args.form not in ("sft", "dpo"), ("chosen",) if args.form == "sft" else ("chosen", "rejected")), *data, callbacks=[self.interrupt, *callbacks], **options)
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False   # our loss is the mean of a batch
         self.choose_display()
 
@@ -212,11 +214,15 @@ def prediction_step(self: PovidTrainer, model, inputs, prediction_loss_only, ign
     "The same in evaluation"
     with torch.no_grad(), self.compute_loss_context_manager(): return self.compute_loss(model, inputs).detach(), None, None
 
-# %% ../nbs/10_train.ipynb #6f05e901
+# %% ../nbs/10_train.ipynb #022f8280
 def loss_of(
     scores,   # of `Branches.step`
     args):    # a PovidConfig
     "One loss for each pair, and what to log"
+    if args.form == "sft":
+        logps = summed(scores["policy"], scores["real"])
+        nll = anchor_loss(logps, scores["real"].sum(-1))
+        return nll, {"logps/chosen": logps.detach().mean(), "nll/chosen": nll.detach().mean()}
     policy, reference = answer_logps(scores, args.noise_tokens, per_token=args.preference == "ipo")
     if args.form == "dpo": out = dpo_loss(policy, reference, args.beta, args.preference, args.flipped)
     elif args.form == "mdpo": out = mdpo_loss(policy, reference, args.beta)
@@ -235,7 +241,7 @@ def noise_seen(scores, rewards, policy):
     return {"noise/rewards": rewards.noise, "noise/accuracies": (rewards.chosen > rewards.noise).float(), "noise/margins": rewards.chosen - rewards.noise,
             "noise/logps": policy.noise, "noise/differ": share(scores["y_w"][:, :scores["width"]]), "noise/moved": share(scores["y_clean"])}
 
-# %% ../nbs/10_train.ipynb #5d2c29cc
+# %% ../nbs/10_train.ipynb #2769ca86
 @patch
 def branch_inputs(self: PovidTrainer, inputs, mode="train"):
     "What the model is called with: the batch, its noisy pictures, and what the cache knows"
@@ -270,7 +276,7 @@ def choose_display(self: PovidTrainer):
 @patch
 def not_finite(self: PovidTrainer, loss, scores, inputs):
     bad = [pair.id for pair, fine in zip(inputs["pairs"], loss.isfinite()) if not fine]
-    part = next((name for name in ("reference", "policy") if not scores[name][scores["real"]].isfinite().all()), "loss")
+    part = next((name for name in ("reference", "policy") if name in scores and not scores[name][scores["real"]].isfinite().all()), "loss")
     return f"the loss is not a number at step {self.state.global_step} (pairs {', '.join(bad[:3])}): the {part} went wrong first; lower the learning rate, or compute in bf16 or fp32, not fp16"
 
 @patch
@@ -405,7 +411,7 @@ def whole(parts, folder):
     record = read_record(parts[0]) or {}
     write_record(folder, record | {"stage": "both" if len(parts) == 2 else record.get("stage"), "made_of": [str(p) for p in parts]})
 
-# %% ../nbs/10_train.ipynb #54119b1a
+# %% ../nbs/10_train.ipynb #ad9e03df
 CARD = """---
 library_name: peft
 base_model: {base}
@@ -434,6 +440,7 @@ def save_adapter(self: PovidTrainer, folder, record):
     for logged in self.state.log_history: last |= logged
     told = lambda name: f"{last[name]:.4g}" if name in last else "not logged"
     write_record(folder, record | {"versions": versions(), "steps": self.state.global_step})
+    (Path(folder)/"log.json").write_text(json.dumps(self.state.log_history))
     (Path(folder)/"README.md").write_text(CARD.format(base=self.vlm.name, stage=record["stage"], pairs=record["pairs"]["count"], steps=self.state.global_step,
         per_step=record["settings"]["pairs_per_step"], form=self.args.form, rate=self.args.learning_rate, loss=told("loss"), margin=told("rewards/margins"),
         accuracy=told("rewards/accuracies"), stands_on=f"fingerprint {record['base']}"))

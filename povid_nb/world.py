@@ -230,7 +230,7 @@ Scene.image = image
 SPLITS = ("typical", "counter", "random")
 PARTS = ("train", "pairs", "validation", "test")
 ODDS = dict(cue=.55, bystander=.5, stranger=.25)
-HABIT = .8             # how often a partner stands beside its cue
+HABIT = .68            # how often a partner stands beside its cue
 
 def sample_kinds(split, context, rng, strength=HABIT):
     "Which kinds of things stand in a scene: two to six, drawn by the place's habits"
@@ -290,7 +290,7 @@ class Habit:
     answer: float = 0.     # says yes when asked about the absent partner
 
 CLEAN = Habit()
-FLAWED = Habit(partner=.65, bystander=.06, colour=.06, answer=.35)
+FLAWED = Habit(partner=.65, bystander=.1, colour=.06, answer=.5)
 
 # %% ../nbs/00_world.ipynb #716fd235
 def caption(self: Scene, purpose="caption", habit=CLEAN):

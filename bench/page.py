@@ -1,0 +1,102 @@
+"""`python -m bench page`: what `train` and `scale` left in bench/results, as a page for people."""
+import json
+from pathlib import Path
+
+from povid_nb import viz
+
+from . import scale
+from .train import COLUMNS, lines
+
+FOLDER = Path(__file__).parent/"results"
+
+
+def table(head, rows): return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] + ["---:"] * (len(head) - 1), *rows))
+
+def comparison(title, rows):
+    body = [r if len(r) == len(COLUMNS) + 1 else [*r, *[""] * (len(COLUMNS) - 1)] for r in lines(rows)]
+    return f"### {title}\n\n" + table(["", *COLUMNS], body)
+
+def number(value): return f"{value:,.2g}" if value < 10 else f"{value:,.0f}"
+
+def origin(found):
+    m = found["machine"]
+    return (f"{m['device']}, one thread of {m['cores']} cores; Python {m['python']}, " + ", ".join(f"{p} {m[p]}" for p in ("torch", "transformers", "trl", "peft")) + f"; {m['date']}")
+
+
+def training(found):
+    shapes = found["all"]
+    names = {"dpo": "DPO", "released": "POVID, released form"}
+    tables = [comparison(f"{shape}: {names[form]}", rows) for shape, forms in shapes.items() for form, rows in forms.items()]
+    on_gpu = [f"- {name}: {rows}" if isinstance(rows, str) else comparison(name, rows) for name, rows in found["gpu"].items()]
+    return f"""## A step of training
+
+`python -m bench train --json bench/results/train.json` ({origin(found)}).
+
+All contestants have the same weights, pairs and noise, and take turns in one run. Times are {found["clock"]}. A step is loss, gradient and AdamW; making batches is not measured.
+Memory is what a step needs beyond what is there between steps. The matrix rate is that of a product of 1024 by 1024 matrices on the same thread.
+Loss and gradient are compared with the first row's.
+
+- **TRL** is `DPOTrainer` as it is; for POVID, a subclass that adds the noise branch to its loss. Away from CUDA it scores every position, and not the answers alone; that costs it more where the vocabulary is large. On a GPU it does not.
+- **released algorithm, restated**: six whole forwards, as in POVID's code.
+- **ours**: answers of a pair in one row, each picture once, the head on answers only. *Cached*: with the reference's scores from disk; then with the clean pictures' features, too.
+
+{chr(10).join(t + chr(10) for t in tables)}
+### GPU
+
+{chr(10).join(on_gpu)}
+"""
+
+
+def figure(found):
+    import matplotlib.pyplot as plt
+    viz.style()
+    names = [*scale.SERIES, "pairs"]
+    fig, axes = plt.subplots(1, len(names), figsize=(3 * len(names), 3), layout="constrained")
+    for ax, name in zip(axes, names):
+        one = found[name]
+        ax.loglog(one["x"], one["ms"], "o-", label="measured")
+        ax.loglog(one["x"], [one["ms"][-1] * x / one["x"][-1] for x in one["x"]], ":", color="grey", label="proportional")
+        ax.set(xlabel=one["title"], title=f"exponent {one['exponent']:.2f}")
+    axes[0].set_ylabel("CPU milliseconds")
+    axes[0].legend()
+    fig.savefig(FOLDER/"scale.png", dpi=110)
+    plt.close(fig)
+
+
+def growth(found):
+    figure(found)
+    rows = [[one["title"], ", ".join(f"{x:,}" for x in one["x"]), ", ".join(number(ms) for ms in one["ms"]), f"{one['exponent']:.2f}", f"{one['exponent_of_operations']:.2f}" if "gflop" in one else ""]
+            for one in (found[name] for name in (*scale.SERIES, "pairs"))]
+    large = [[name, number(run["exaflop"]), number(run["cache_gb"]), *(number(h) for h in run["hours"].values())] for name, run in found["large"].items()]
+    cluster = found["cluster"]
+    return f"""## How the cost grows
+
+`python -m bench scale --json bench/results/scale.json` ({origin(found)}).
+
+One step of the released form, uncached, on the LLaVA-proportioned model with two pairs, one thing varied at a time; and a whole run of `train` with a cached reference on so many pairs.
+The exponent is the slope in a log-log picture: 1 is proportional; below 1, a fixed part is shared.
+
+![Five log-log plots of CPU time: against answer length, picture tokens, batch, size of the language model, and number of pairs, each with a dotted line for proportional growth](scale.png)
+
+{table(["", "values", "CPU ms", "exponent", "of operations"], rows)}
+
+### Extrapolated, not measured
+
+LLaVA-1.5-7B's shape (576 picture tokens, 60 of prompt, answers of 110), LoRA of rank 128, gradient checkpointing: three epochs of text and one with noise, the reference of each stage computed once and cached.
+Operations are counted by a formula (`bench/scale.py`, `arithmetic`; a test holds it to the operations that a real step of a small model makes).
+Hours assume {scale.RATE / 1e12:.0f} TFLOP/s from each GPU, which is about 40 % of an H100's peak in bf16, all of them busy all the time. No run of this size was made.
+
+{table(["run", "EFLOP", "cache, GB", *(f"hours on {n} GPU{'s' * (int(n) > 1)}" for n in next(iter(found["large"].values()))["hours"])], large)}
+
+What grows otherwise than in proportion:
+
+- **Wire.** A step of one pair for each GPU takes {1e3 * cluster["work"]:.0f} ms of work by this arithmetic; the gradient of {cluster["adapter_weights"] / 1e6:.0f}M adapter weights in bf16 takes {1e3 * cluster["wire"]:.0f} ms around a ring at {scale.WIRE / 1e9:.0f} GB/s. Across hosts take more pairs for each step (`gradient_accumulation_steps`).
+- **Cache.** It grows with the pairs, and each process writes its own files. Terabytes are not worth it: at that size pairs are seen once, and a reference computed once is not computed less often than without a cache.
+- **Pairs.** They are held in memory as records, their pictures as paths, and every picture is looked at before training. That suits a million; for a hundred million, cut the file into parts and train on one after the other, each from the adapter of the last.
+"""
+
+
+def main(args):
+    read = lambda name: json.loads((FOLDER/f"{name}.json").read_text())
+    (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from `train.json` and `scale.json`. Times belong to this machine; ratios within a table are what carries over.\n\n"
+                                    + training(read("train")) + "\n" + growth(read("scale")))
