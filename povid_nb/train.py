@@ -7,7 +7,7 @@ __all__ = ['STAGES', 'RECORD', 'CARD', 'adapter_targets', 'add_adapter', 'merge'
            'wrong', 'as_pairs', 'as_messages', 'PairData', 'Collator', 'noise_of', 'noisy_images', 'PovidTrainer',
            'loss_of', 'noise_seen', 'SaveOnInterrupt', 'settings', 'run_stage', 'plain', 'seal_of', 'versions',
            'read_record', 'write_record', 'last_checkpoint', 'put_on_adapter', 'joined', 'save_model', 'whole', 'train',
-           'check_world', 'LivePlot', 'launch_config']
+           'check_world', 'own_device', 'leave', 'LivePlot', 'ShortLog', 'launch_config']
 
 # %% ../nbs/10_train.ipynb #349a859e
 import contextlib, hashlib, importlib.metadata, importlib.resources, json, os, platform, re, shutil, signal, sys
@@ -15,11 +15,11 @@ from collections import defaultdict
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-# %% ../nbs/10_train.ipynb #1b6d93fa
+# %% ../nbs/10_train.ipynb #ef1eed7b
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 # %% ../nbs/10_train.ipynb #627468bd
 from . import noise, pairs
@@ -241,7 +241,7 @@ def noise_seen(scores, rewards, policy):
     return {"noise/rewards": rewards.noise, "noise/accuracies": (rewards.chosen > rewards.noise).float(), "noise/margins": rewards.chosen - rewards.noise,
             "noise/logps": policy.noise, "noise/differ": share(scores["y_w"][:, :scores["width"]]), "noise/moved": share(scores["y_clean"])}
 
-# %% ../nbs/10_train.ipynb #2769ca86
+# %% ../nbs/10_train.ipynb #d5528795
 @patch
 def branch_inputs(self: PovidTrainer, inputs, mode="train"):
     "What the model is called with: the batch, its noisy pictures, and what the cache knows"
@@ -272,6 +272,9 @@ def choose_display(self: PovidTrainer):
         from transformers.utils.notebook import NotebookProgressCallback
         self.remove_callback(NotebookProgressCallback)
         self.add_callback(LivePlot())
+    else:
+        self.remove_callback(ProgressCallback)
+        self.add_callback(ShortLog())
 
 @patch
 def not_finite(self: PovidTrainer, loss, scores, inputs):
@@ -311,7 +314,7 @@ class SaveOnInterrupt(TrainerCallback):
     def on_train_end(self, args, state, control, **others):
         if self.before is not None: signal.signal(signal.SIGINT, self.before)
 
-# %% ../nbs/10_train.ipynb #06dbcf41
+# %% ../nbs/10_train.ipynb #ad45c2ef
 STAGES = {1: dict(form="dpo", num_train_epochs=3), 2: dict(form="paper", num_train_epochs=1)}
 
 def settings(vlm, n, folder, seed=0, rank=None, lora_alpha=None, batch_size=None, **options):
@@ -324,10 +327,9 @@ def settings(vlm, n, folder, seed=0, rank=None, lora_alpha=None, batch_size=None
     if unknown: raise ValueError(f"unknown setting {', '.join(sorted(unknown))} for training; see PovidConfig")
     return dict(rank=rank, alpha=lora_alpha, seed=seed), PovidConfig(**given | options)
 
-def run_stage(vlm, data, folder, n, eval_data, seed, callbacks, options):
+def run_stage(vlm, data, n, adapter, args, eval_data, callbacks):
     "One stage: skipped where it is done, resumed where it was interrupted"
-    adapter, args = settings(vlm, n, folder, seed, **options)
-    base, first = fingerprint(vlm), not hasattr(vlm.model, "disable_adapter")
+    folder, base, first = Path(args.output_dir), fingerprint(vlm), not hasattr(vlm.model, "disable_adapter")
     record = {"stage": n, "base": base, "pairs": seal_of(data), "settings": plain(args), "adapter": adapter}
     earlier = read_record(folder)
     if earlier and (differs := [k for k in record if earlier[k] != json.loads(json.dumps(record[k]))]): raise ValueError(f"{folder} holds a run with other {', '.join(differs)}; give another folder, or delete this one")
@@ -445,7 +447,7 @@ def save_adapter(self: PovidTrainer, folder, record):
         per_step=record["settings"]["pairs_per_step"], form=self.args.form, rate=self.args.learning_rate, loss=told("loss"), margin=told("rewards/margins"),
         accuracy=told("rewards/accuracies"), stands_on=f"fingerprint {record['base']}"))
 
-# %% ../nbs/10_train.ipynb #56a7ade4
+# %% ../nbs/10_train.ipynb #2a50a494
 def train(
     vlm,                  # without an adapter, or with one to train further
     data,                 # pairs, a file, a folder, a table
@@ -465,21 +467,31 @@ def train(
     out, data = Path(out), as_pairs(data)
     if adapter: put_on_adapter(vlm, adapter)
     stages = [int(stage)] if str(stage) != "both" else [1, 2]
-    for n in stages:
+    asked = [settings(vlm, n, out/f"stage{n}", seed, **options | ((stage1, stage2)[n - 1] or {})) for n in stages]   # mistakes are told before the first stage
+    for n, (lora, args) in zip(stages, asked):
         if n == 2 and hasattr(vlm.model, "disable_adapter") and between == "merge": merge(vlm)
-        own = (stage1, stage2)[n - 1] or {}
-        run_stage(vlm, data, out/f"stage{n}", n, eval_data, seed, callbacks, options | own)
+        run_stage(vlm, data, n, lora, args, eval_data, callbacks)
     parts = [Path(p) for p in (adapter, *(out/f"stage{n}" for n in stages)) if p]
     if check_world() == 1 or torch.distributed.get_rank() == 0: whole(parts[-2:] if between == "merge" else parts[-1:], out/"adapter")
     return vlm
 
-# %% ../nbs/10_train.ipynb #73a11df1
+# %% ../nbs/10_train.ipynb #be3ea382
 def check_world(expected=None):
     "The number of processes, if it is what was expected"
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
     if expected and world != expected:
         raise RuntimeError(f"this run has {world} process{'es' * (world > 1)} and not {expected}: `accelerate launch --cpu` starts only one, whatever it is told; use torchrun --nproc_per_node {expected}")
     return world
+
+def own_device():
+    "The GPU of this process where a launcher started several; None where there is nothing to choose"
+    return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ and torch.cuda.is_available() else None
+
+def leave():
+    "End a process of several, all work done: gloo's threads abort an ordinary exit now and then"
+    torch.distributed.barrier()
+    sys.stdout.flush(); sys.stderr.flush()
+    os._exit(0)
 
 # %% ../nbs/10_train.ipynb #4c52d51a
 class LivePlot(TrainerCallback):
@@ -500,6 +512,14 @@ class LivePlot(TrainerCallback):
         if self.shown is None: self.shown = display(fig, display_id=True)
         else: self.shown.update(fig)
         plt.close(fig)
+
+# %% ../nbs/10_train.ipynb #bc8d249a
+class ShortLog(ProgressCallback):
+    "In a shell: a bar, and a short line now and then; all values are in the run's folder"
+    names = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy", "noise/margins": "noise margin", "nll/chosen": "nats for each right token"}
+    def on_log(self, args, state, control, logs=None, **others):
+        if self.training_bar is None or "loss" not in logs: return
+        self.training_bar.write(f"step {state.global_step} of {state.max_steps}: " + ", ".join(f"{told} {logs[name]:.3f}" for name, told in self.names.items() if name in logs))
 
 # %% ../nbs/10_train.ipynb #f5317ca2
 def launch_config(name):
