@@ -202,7 +202,7 @@ def report(
     from povid_nb.inject import report_pairs
     typer.echo(report_pairs(path, out, images=images))
 
-# %% ../nbs/15_cli.ipynb #1d218c5a
+# %% ../nbs/15_cli.ipynb #95680e3c
 @verb
 def train(
     data: Annotated[str, typer.Option(help="Pairs: a file, a folder made by `povid pairs make`, or a name on the hub; in our format, the paper's or TRL's.")],
@@ -227,19 +227,19 @@ def train(
     cache: Annotated[Optional[str], typer.Option(help="Compute once and keep on disk: reference, or features too.")] = None,
     gradient_checkpointing: Annotated[Optional[bool], typer.Option(help="Less memory for more arithmetic.")] = None,
     processes: Annotated[Optional[int], typer.Option(help="Refuse to run on another number of processes.")] = None,
-    set: Annotated[Optional[list[str]], typer.Option(help="NAME=VALUE: any other setting of PovidConfig; stage1.NAME or stage2.NAME for one stage. May be given more than once.")] = None,
+    set: Set = [],
     limit: Annotated[Optional[int], typer.Option(help="Only the first so many pairs.")] = None,
     seed: Seed = 0,
     config: Config = None):
     "Teach a model from pairs, in one stage or two."
     asked = {name: value for name, value in locals().items() if value is not None and name != "config"}
-    every, first, second = _by_stage(set)
-    if form: (first if stage == "1" else second).setdefault("form", form)
+    given = _assigned(set)
+    if form: given.setdefault("stage1" if stage == "1" else "stage2", {}).setdefault("form", form)
     plain = ("beta", "anchor", "rank", "learning_rate", "batch_size", "num_train_epochs", "max_steps", "save_steps", "noise_step", "noise_tokens", "cache", "gradient_checkpointing")
-    every |= {name: asked[name] for name in plain if name in asked}
-    typer.echo(_train(asked, every, first, second))
+    given |= {name: asked[name] for name in plain if name in asked}
+    typer.echo(_train(asked, given))
 
-def _train(asked, every, first, second):
+def _train(asked, given):
     from povid_nb import pairs, train
     from povid_nb.vlm import VLM
     from itertools import islice
@@ -251,23 +251,11 @@ def _train(asked, every, first, second):
     some = list(islice(pairs.load(source, images=asked.get("images")), asked.get("limit")))
     vlm = VLM.load(asked.get("model"), device=train.own_device(), quantize=asked.get("quantize"))
     if rank == 0: _keep_settings(out/"train.yaml", asked)
-    train.train(vlm, some, out, asked["stage"], asked["between"], asked.get("adapter"), seed=asked["seed"], stage1=first, stage2=second, **every)
+    train.train(vlm, some, out, asked["stage"], asked["between"], asked.get("adapter"), seed=asked["seed"], **given)
     if train.check_world() > 1: train.leave()
     return f"adapter: {out/'adapter'}"
 
-# %% ../nbs/15_cli.ipynb #028fea14
-def _by_stage(texts):
-    "NAME=VALUE, stage1.NAME=VALUE and stage2.NAME=VALUE as three dictionaries"
-    import json
-    found = {"": {}, "stage1": {}, "stage2": {}}
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        where, _, name = name.strip().rpartition(".")
-        if not (equals and name and where in found): raise ValueError(f"--set {text!r} is not understood; write NAME=VALUE, stage1.NAME=VALUE or stage2.NAME=VALUE")
-        try: found[where][name] = json.loads(value)
-        except ValueError: found[where][name] = value.strip()
-    return found.values()
-
+# %% ../nbs/15_cli.ipynb #595f9eac
 def _keep_settings(file, asked):
     "What was asked for, ready for --config; the first call's stands"
     import yaml

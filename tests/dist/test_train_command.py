@@ -72,7 +72,8 @@ def povid(*words):
     (("--data", "nowhere.jsonl"), "nowhere.jsonl"),
     (("--stage", "3"), "unknown stage '3'; use 1, 2 or both"),
     (("--set", "colour=red"), "unknown setting colour for training"),
-    (("--set", "stage3.beta=1"), "write NAME=VALUE, stage1.NAME=VALUE or stage2.NAME=VALUE"),
+    (("--set", "stage3.beta=1"), "unknown setting stage3 for training"),
+    (("--set", "beta"), "expected name=value"),
     (("--form", "code"), "unknown form 'code'"),
     (("--noise-step", "1000"), "1000"),
     (("--model", "no/such-model"), "no/such-model"),
@@ -100,13 +101,6 @@ def test_a_loss_that_is_not_a_number_stops_the_run_in_one_line(data, tmp_path):
     last = result.output.strip().splitlines()[-1]
     assert result.exit_code == 1 and "error: the loss is not a number at step" in last, result.output
     assert not (tmp_path/"adapter").exists()
-
-
-def test_settings_of_both_and_of_one_stage():
-    from povid_nb.cli import _by_stage
-    both, first, second = _by_stage(["beta=0.2", "stage1.learning_rate=1e-5", "stage2.noise_step=[300, 800]", "stage2.noise_draw=random", "fp16=false"])
-    assert both == {"beta": .2, "fp16": False}
-    assert first == {"learning_rate": 1e-5} and second == {"noise_step": [300, 800], "noise_draw": "random"}
 
 
 def test_what_was_asked_is_kept_and_read_again(data, tmp_path):
