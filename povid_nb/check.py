@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['habit_strength', 'answer_logps', 'fair', 'read_answer', 'step_for_ratio', 'half_step', 'changed', 'effective',
-           'best_policy', 'lineage', 'standard_error', 'expected', 'images_needed', 'wait']
+           'best_policy', 'lineage', 'image_share', 'standard_error', 'expected', 'images_needed', 'wait']
 
 # %% ../nbs/20_check.ipynb #b5ec4435
 def _expect(case, came, expected, tolerance=1e-6):
@@ -149,6 +149,24 @@ def lineage(fn):
         assert got.shape == (len(parents),) * 2, f"for {parents} expected {len(parents)} x {len(parents)} truth values, got shape {tuple(got.shape)}"
         assert torch.equal(got.bool(), torch.tensor(expected).bool()), f"for parents {parents}: {why}; expected {expected}, got {got.int().tolist()}"
     print("Right: any tree of answers now fits into one row.")
+
+# %% ../nbs/20_check.ipynb #707f2062
+def image_share(fn):
+    "Tries `fn(tables, is_image, is_answer)` of notebook 11"
+    import torch
+    draw = torch.Generator().manual_seed(0)
+    def case(tokens, first, patches, start):
+        scores = torch.randn(2, 3, tokens, tokens, generator=draw) * 2
+        tables = scores.masked_fill(torch.ones(tokens, tokens).triu(1).bool(), -1e9).softmax(-1)
+        at = torch.arange(tokens)
+        return tables, (at >= first) & (at < first + patches), at >= start
+    for tables, is_image, is_answer in (case(8, 1, 3, 6), case(12, 2, 4, 8), case(9, 0, 5, 8)):
+        share = lambda shift: sum(float(tables[:, :, t - shift, i].mean()) for t in is_answer.nonzero()[:, 0] for i in is_image.nonzero()[:, 0]) / int(is_answer.sum())
+        came = fn(tables.clone(), is_image, is_answer)
+        assert came is not None, "image_share returned None: give back one number"
+        assert abs(share(0) - share(1)) < 1e-3 or abs(came - share(0)) > 1e-5, "one line too late: the line in which a word stands is about the next word; take the one before"
+        _expect(f"{len(is_image)} tokens, {int(is_image.sum())} of them picture, {int(is_answer.sum())} of them answer", float(came), share(1), 1e-5)
+    _passed("image_share")
 
 # %% ../nbs/20_check.ipynb #f94c59a5
 def standard_error(fn):

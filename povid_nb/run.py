@@ -23,7 +23,7 @@ def inventions(scenes, scored):
     rows = [world.inventions(scene, caption.named) for scene, caption in zip(scenes, scored.captions)]
     return stats.Scores("inventions", stats.bootstrap({key: [r[key] for r in rows] for key in rows[0]}, RATES), len(scenes))
 
-# %% ../nbs/14_run.ipynb #b08acbd3
+# %% ../nbs/14_run.ipynb #bdb65652
 def measure(
     vlm, folder,       # where answers are kept
     images, truths,    # {id: picture}, {id: the things that are there}
@@ -33,7 +33,7 @@ def measure(
     scored = chair.score(captions, [truths[i] for i in images], vocabulary)
     questions = pope.build_questions(truths, per_image=per_image)
     asked = pope.score(questions, pope.answer_all(vlm, images, questions, Path(folder)/"pope.jsonl"))
-    return dict(images=images, captions=scored, chair=scored.scores(prompt=prompt, decoding=decoding or "greedy"),
+    return dict(images=images, captions=scored, asked=asked, chair=scored.scores(prompt=prompt, decoding=decoding or "greedy"),
                 pope=asked.scores(by="probability of yes against no", per_image=per_image))
 
 def baseline(

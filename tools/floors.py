@@ -5,6 +5,6 @@ FLOORS = {
     "vlm": 1, "client": 1,
     "shift": 2, "inject": 2, "branches": 2, "attention": 2, "judge": 2, "choice": 2,
     "train": 3, "pretrain": 3, "report": 3,
-    "run": 4,
+    "run": 4, "trials": 4,
     "cli": 5, "check": 5,
 }

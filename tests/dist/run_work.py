@@ -1,0 +1,50 @@
+"""What test_run.py starts in processes of its own.
+
+    python run_work.py kill FOLDER KILLS     the whole method; then again, killed KILLS times and resumed; both in FOLDER
+    torchrun --nproc_per_node N run_work.py share FOLDER BATCH   the whole method on N processes with BATCH pairs each
+"""
+import json, os, random, signal, sys, time
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
+sys.path[:0] = [str(Path(__file__).parents[2])]
+
+import torch
+from povid_nb import run, train
+from work import in_a_child
+
+torch.set_num_threads(1)
+
+
+def method(out, batch=4):
+    run.run(out, pairs=12, n=4, batch_size=2, train=dict(batch_size=batch, learning_rate=2e-3, save_steps=2, stage1=dict(num_train_epochs=2), sft=dict(num_train_epochs=1)))
+
+
+def killed_after(out, files):
+    "Run in a child that is killed as soon as `files` more files are in `out`; returns its exit status"
+    count = lambda: sum(1 for f in out.rglob("*") if f.is_file())
+    goal = count() + files
+    if not (child := os.fork()):
+        try: method(out)
+        finally: os._exit(0)
+    while count() < goal: time.sleep(.01)
+    os.kill(child, signal.SIGKILL)      # a child that has ended waits for its parent, so this never hits another process
+    return os.waitpid(child, 0)[1]
+
+
+def kill(folder, kills):
+    folder, rng = Path(folder), random.Random(4)
+    assert in_a_child(lambda: method(folder/"whole")) == 0
+    signals = [killed_after(folder/"killed", rng.randint(3, 14)) for _ in range(int(kills))]
+    assert in_a_child(lambda: method(folder/"killed")) == 0
+    (folder/"signals.json").write_text(json.dumps(signals))
+
+
+def share(folder, batch):
+    method(Path(folder), int(batch))
+    (Path(folder)/f"world{os.environ.get('RANK', 0)}.txt").write_text(str(train.check_world()))
+    if torch.distributed.is_initialized(): torch.distributed.barrier()
+    os._exit(0)   # an ordinary exit of a gloo process is aborted now and then, after all work is done
+
+
+if __name__ == "__main__": {"kill": kill, "share": share}[sys.argv[1]](*sys.argv[2:])
