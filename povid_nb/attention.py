@@ -755,19 +755,22 @@ def take_in(self: Looker, i, answer):
     name = shift.name_of(self.subjects[i]) or f"image {i + 1}"
     return dict(name=name, key=key, known=known, picture=shift.data_url(first.picture), word=next(n for n, (_, t) in enumerate(words) if begin in t))
 
-# %% ../nbs/11_attention.ipynb #9c3b64fe
+# %% ../nbs/11_attention.ipynb #a9e24b87
 @patch
 def tell(self: Looker, change=None):
     "The exact numbers of what is chosen: the page has them in one byte each"
     looks, view = self.looks[self.key], self.kept[self.views.index(self.view)]
-    tokens = [next(iter(looks.values())).words()[self.word][1]]
+    words = next(iter(looks.values())).words()
+    word = min(self.word, len(words) - 1)              # another answer may be shorter
+    tokens = [words[word][1]]
     values = [l.patches[view][tokens[0]].mean(0).astype(float).tolist() for l in looks.values()]
-    self.exact = dict(key=self.key, word=self.word, view=self.view, values=values, share=[float(image_shares(l, [view], tokens)[0, 0]) for l in looks.values()])
+    self.exact = dict(key=self.key, word=word, view=self.view, values=values, share=[float(image_shares(l, [view], tokens)[0, 0]) for l in looks.values()])
 
+# %% ../nbs/11_attention.ipynb #781e216e
 @patch
 def reply(self: Looker, change):
     "An answer was typed in"
-    try: entry = self.take_in(self.image, self.answer.strip())
+    try: entry = self.take_in(self.image, self.answer.strip() or self.vlm.describe(self.subjects[self.image], self.prompt))
     except ValueError as error: self.message = str(error); return
     self.message, self.known, self.word, self.key = "", self.known | {entry["key"]: entry["known"]}, entry["word"], entry["key"]
 
