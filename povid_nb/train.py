@@ -493,10 +493,10 @@ def leave():
     sys.stdout.flush(); sys.stderr.flush()
     os._exit(0)
 
-# %% ../nbs/10_train.ipynb #4c52d51a
+# %% ../nbs/10_train.ipynb #c2c5175d
 class LivePlot(TrainerCallback):
     "In a notebook: loss and rewards as they come, in one picture that is drawn again"
-    names = {"loss": "loss", "rewards/margins": "margin: chosen - rejected", "noise/margins": "margin: chosen - noise", "logps/chosen": "log-probability of chosen"}
+    names = {"loss": "loss", "rewards/margins": "margin: chosen - rejected", "noise/margins": "margin: chosen - noise", "rewards/chosen": "reward of chosen"}
     def on_train_begin(self, args, state, control, **others): self.shown, self.rows = None, []
     def on_log(self, args, state, control, logs=None, **others):
         if not state.is_world_process_zero or "loss" not in logs: return
@@ -508,7 +508,10 @@ class LivePlot(TrainerCallback):
         from IPython.display import display
         names = [n for n in self.names if n in self.rows[0]]
         fig, axes = plt.subplots(1, len(names), figsize=(2.6 * len(names), 2.3), layout="constrained")
-        for ax, name in zip(axes, names): ax.plot([r["step"] for r in self.rows], [r[name] for r in self.rows]); ax.set(title=self.names[name]); ax.title.set_fontsize(9)
+        for ax, name in zip(axes, names):
+            ax.plot([r["step"] for r in self.rows], [r[name] for r in self.rows], ".-")
+            if name != "loss": ax.axhline(0, color="black", lw=.8)
+            ax.set(title=self.names[name], xlabel="step"); ax.title.set_fontsize(9); ax.locator_params("x", integer=True)
         if self.shown is None: self.shown = display(fig, display_id=True)
         else: self.shown.update(fig)
         plt.close(fig)
