@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Config', 'Model', 'Adapter', 'Seed', 'Set', 'pairs', 'pairs_verb', 'verb', 'run', 'pretrain', 'eval_', 'shift',
-           'make', 'report', 'train', 'lab', 'findings', 'doctor']
+           'attend', 'make', 'report', 'train', 'lab', 'findings', 'doctor']
 
 # %% ../nbs/15_cli.ipynb #41ac276f
 import functools, os, sys
@@ -162,6 +162,23 @@ def shift(
     from povid_nb.vlm import VLM
     chosen = shift.steps_of(steps)
     for file in shift.sweep(VLM.load(model, adapter=adapter), image, prompt, prefix, steps=chosen).save(out): typer.echo(file)
+
+# %% ../nbs/15_cli.ipynb #cb957de8
+@verb
+def attend(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    prompt: Annotated[Optional[str], typer.Option(help="The question; left out: a description is asked for.")] = None,
+    answer: Annotated[Optional[str], typer.Option(help="The answer to look at; left out: the model's own.")] = None,
+    words: Annotated[Optional[str], typer.Option(help="Words of the answer, separated by commas; left out: the things that it names.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the figures and the numbers.")] = Path("runs/attend"),
+    model: Model = None, adapter: Adapter = None, config: Config = None):
+    "Where an answer looks, word by word; with an adapter, before and after training."
+    from povid_nb import attention
+    from povid_nb.vlm import VLM, check_image
+    check_image(image)
+    vlm, chosen = VLM.load(model, adapter=adapter), [word.strip() for word in (words or "").split(",") if word.strip()]
+    about = dict(image=str(image), prompt=prompt, model=vlm.name, adapter=adapter and str(adapter))
+    for file in attention.save(attention.compared(vlm, image, prompt, answer), out, chosen, **about): typer.echo(file)
 
 # %% ../nbs/15_cli.ipynb #5dcc57e3
 pairs = typer.Typer(help="Make preference pairs, and report on them.", no_args_is_help=True, rich_markup_mode=None)
