@@ -446,7 +446,7 @@ def logps_hidden(vlm, images, prompts, answers, places, chosen, grid, batch_size
         with reading(vlm.model): found += [float(row[tokens].sum()) for row, tokens in zip(vlm.token_logps(batch), places[part])]
     return np.array(found)
 
-# %% ../nbs/11_attention.ipynb #949c20e1
+# %% ../nbs/11_attention.ipynb #8b113029
 def cell(place, grid):
     "The patches whose centres lie in one of the nine places of the built-in world"
     inside = lambda n, third: (2 * np.arange(n) + 1) * 3 // (2 * n) == third
@@ -454,8 +454,9 @@ def cell(place, grid):
 
 def named(look, scene):
     "The things of a scene that the answer names: (word, place), in order"
-    found = {kind: look.text[start:end] for kind, start, end in reversed(VOCABULARY.find(look.text)) if kind in scene.objects}
-    return [(word, scene[kind].place) for kind, word in reversed(found.items())]
+    found = {}
+    for kind, start, end in VOCABULARY.find(look.text): found.setdefault(kind, look.text[start:end])
+    return [(word, scene[kind].place) for kind, word in found.items() if kind in scene.objects]
 
 # %% ../nbs/11_attention.ipynb #72689770
 @dataclass
@@ -646,13 +647,13 @@ const levels = views => [...new Set(views.map(view => view.split(',')[0]))];
 const heads = (views, layer) => views.filter(view => view.split(',')[0] === layer).map(view => view.split(',')[1] ?? 'average');
 """
 
-# %% ../nbs/11_attention.ipynb #cee5d8de
+# %% ../nbs/11_attention.ipynb #248898fd
 WORDS = r"""
 function drawWords(box, {words, means, word: chosen}, choose) {
   const has = box.contains(document.activeElement) ? [...box.children].indexOf(document.activeElement) : -1, top = Math.max(...means);
-  box.replaceChildren(...words.map((word, i) => tag('button', {
+  box.replaceChildren(...words.flatMap((word, i) => [' ', tag('button', {
     type: 'button', textContent: word, onclick: () => choose(i), 'aria-pressed': String(i === chosen), className: i === chosen ? 'povid-here' : '',
-    title: `${(100 * means[i]).toFixed(1)}% of the attention on the picture`, style: `--share:${(means[i] / top).toFixed(3)}`})));
+    title: `${(100 * means[i]).toFixed(1)}% of the attention on the picture`, style: `--share:${(means[i] / top).toFixed(3)}`})]));
   box.children[has]?.focus();
 }
 """
@@ -661,7 +662,7 @@ LOOKER_CSS = r"""
 .povid-looker .povid-row:not([hidden]){display:flex;flex-wrap:wrap;gap:.5rem 1.2rem;align-items:flex-start;margin:.5rem 0}
 .povid-looker label:not([hidden]){display:inline-flex;gap:.4rem;align-items:center}
 .povid-words{line-height:2}
-.povid-words button{all:unset;cursor:pointer;margin-right:.4em;border-bottom:calc(1px + 5px*var(--share)) solid #0072B2}
+.povid-words button{all:unset;cursor:pointer;margin-right:.15em;border-bottom:calc(1px + 5px*var(--share)) solid #0072B2}
 .povid-words .povid-here{outline:2px solid currentColor;outline-offset:2px;font-weight:600}
 .povid-looker :focus-visible{outline:3px solid #0072B2;outline-offset:2px}
 .povid-looker figure{margin:0;width:min(20rem,100%)}.povid-looker figcaption{font-weight:600}.povid-looker output{font-variant-numeric:tabular-nums}

@@ -1,9 +1,9 @@
 """The explorer in a real browser: on a page without a kernel, in Voila, and in JupyterLab.
 
 A screenshot of each is kept in runs/tests/browser. Without Chromium these tests skip and say so (tests/conftest.py)."""
-import functools, http.server, json, os, socket, statistics, subprocess, sys, threading, time, urllib.request
+import json, os, statistics, time
 from pathlib import Path
-import nbformat, pytest
+import pytest
 from povid_nb import shift, world
 from povid_nb.vlm import VLM
 
@@ -22,44 +22,10 @@ def vlm():
     except FileNotFoundError as error: pytest.skip(str(error))
 
 @pytest.fixture(scope="module")
-def still(vlm, tmp_path_factory):
+def still(vlm, still_page):
     "The address of a page with a filled explorer, served without a kernel"
-    folder = tmp_path_factory.mktemp("page")
     explorer = shift.Explorer(vlm, world.scenes("counter", "test", 2), steps=(0, 250, 500, 750, 999))
-    (folder/"index.html").write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>Explorer</title>{explorer.fill().html()}</html>")
-    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/index.html"
-    server.shutdown()
-
-def free_port():
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
-
-@pytest.fixture
-def serve(tmp_path):
-    "Starts a server on a notebook with a live explorer, in folders of its own; returns its address once it answers"
-    started = []
-    def start(*command, ready):
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK.strip())],
-                       metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}), tmp_path/"explorer.ipynb")
-        settings = tmp_path/"settings"/"@jupyterlab"/"apputils-extension"; settings.mkdir(parents=True)
-        (settings/"notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
-        own = {name: str(tmp_path/name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
-        environment = os.environ | own | {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path/"settings"), "HF_HUB_OFFLINE": "1",
-                      "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-        port = free_port()
-        log = open(tmp_path/"server.log", "w")
-        started.append(subprocess.Popen([sys.executable, "-m", *(part.format(port=port) for part in command)], cwd=tmp_path, env=environment, stdout=log, stderr=log))
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try: urllib.request.urlopen(address + ready, timeout=60); return address
-            except OSError:
-                if started[-1].poll() is not None: break
-                time.sleep(.3)
-        raise AssertionError("the server did not start: " + (tmp_path/"server.log").read_text()[-2000:])
-    yield start
-    for process in started: process.terminate(); process.wait(20)
+    return still_page(explorer.fill().html())
 
 def state(page):
     return page.evaluate("""() => ({picture: document.querySelector('.povid-explorer img').src,
@@ -171,15 +137,15 @@ def live_explorer(page, name):
     assert not page.errors
 
 def test_voila(page, serve):
-    address = serve("voila", "explorer.ipynb", "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1", ready="/voila/static/voila.js")
+    address = serve(NOTEBOOK, "voila", "page.ipynb", "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1", ready="/voila/static/voila.js")
     page.goto(address, timeout=120_000)
     live_explorer(page, "voila")
 
 def test_jupyterlab(page, serve):
     root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    address = serve("jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=t",
+    address = serve(NOTEBOOK, "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=t",
                     "--LabApp.expose_app_in_browser=True", *root, ready="/api/status?token=t")
-    page.goto(f"{address}/lab/tree/explorer.ipynb?reset&token=t", timeout=120_000)
+    page.goto(f"{address}/lab/tree/page.ipynb?reset&token=t", timeout=120_000)
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=120_000)
     page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
