@@ -629,7 +629,7 @@ function drawPanel(panel, name, picture, [rows, columns], values, share, top) {
 }
 """
 
-# %% ../nbs/11_attention.ipynb #8dfc85cb
+# %% ../nbs/11_attention.ipynb #83fb1b2e
 READ = r"""
 function mapOf(model) {                                   // the numbers of the chosen word and view, for each model
   const get = name => model.get(name), known = get('known')[get('key')], exact = get('exact');
@@ -643,8 +643,8 @@ function mapOf(model) {                                   // the numbers of the 
   return {...known, word, exact: told, shown: told ? shown.map((s, i) => ({...s, values: exact.values[i], share: exact.share[i]})) : shown};
 }
 
-const levels = views => [...new Set(views.map(view => view.split(',')[0]))];
-const heads = (views, layer) => views.filter(view => view.split(',')[0] === layer).map(view => view.split(',')[1] ?? 'average');
+const levels = views => [...new Set(views.map(view => view.split(', ')[0]))];
+const heads = (views, layer) => views.filter(view => view.split(', ')[0] === layer).map(view => view.split(', ')[1] ?? 'average');
 """
 
 # %% ../nbs/11_attention.ipynb #248898fd
@@ -673,11 +673,11 @@ LOOKER_CSS = r"""
 @media (prefers-reduced-motion:no-preference){.povid-cells i{transition:background .15s}}
 """
 
-# %% ../nbs/11_attention.ipynb #b8e9223b
+# %% ../nbs/11_attention.ipynb #824e321a
 DRAW_LOOKER = r"""
 function render({model, el}) {
   const get = name => model.get(name), change = values => { for (const name in values) model.set(name, values[name]); model.save_changes(); draw(); };
-  const split = () => get('view').split(','), join = (layer, head) => head === 'average' ? layer : `${layer},${head}`;
+  const split = () => get('view').split(', '), join = (layer, head) => head === 'average' ? layer : `${layer}, ${head}`;
   const p = {words: tag('div', {className: 'povid-words', role: 'group', 'aria-label': 'The answer. Choose a word to see where it looks'}), panels: tag('div', {className: 'povid-row'}),
     layer: tag('select', {className: 'povid-layer', onchange: e => change({view: e.target.value})}), head: tag('select', {className: 'povid-head', onchange: e => change({view: join(split()[0], e.target.value)})}),
     image: tag('select', {className: 'povid-image', onchange: e => change({image: Number(e.target.value), word: get('images')[e.target.value].word, key: get('images')[e.target.value].key})}),
@@ -702,8 +702,8 @@ function render({model, el}) {
 }
 """
 
-# %% ../nbs/11_attention.ipynb #499750b5
-def view_name(view): return "average" if view == AVERAGE else f"layer {view[0]}" + ("" if view[1] is None else f",head {view[1]}")
+# %% ../nbs/11_attention.ipynb #9a5f19e7
+def view_name(view): return "average" if view == AVERAGE else f"layer {view[0]}" + ("" if view[1] is None else f", head {view[1]}")
 
 def packed(name, look, views):
     "Every map of every word in one byte for each patch, with its largest value and its share"

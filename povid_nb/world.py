@@ -226,7 +226,7 @@ def _grain(picture, rng, strength=9):
 
 Scene.image = image
 
-# %% ../nbs/00_world.ipynb #be9c9f37
+# %% ../nbs/00_world.ipynb #8a033fe0
 SPLITS = ("typical", "counter", "random")
 PARTS = ("train", "pairs", "validation", "test")
 ODDS = dict(cue=.55, bystander=.5, stranger=.25)
@@ -240,7 +240,7 @@ def sample_kinds(split, context, rng, strength=HABIT):
         kinds = [b for b in bystanders if rng.random() < ODDS["bystander"]]
         for cue, partner in habits.items():
             present = rng.random() < ODDS["cue"]
-            alone = 1.2 * (1 - strength)     # a partner without its cue is rare, and rarer where habits are strong
+            alone = 1.2 * (1 - strength)     # a partner without its cue is rarer, and the more so where habits are strong
             kinds += [cue] * present + [partner] * (rng.random() < (strength if present else alone))
         kinds += [rng.choice(_strangers(context, kinds))] * (rng.random() < ODDS["stranger"])
         if split == "counter": kinds = _break_habits(kinds, habits, bystanders, rng)

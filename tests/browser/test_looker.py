@@ -88,7 +88,7 @@ def test_voila(page, serve, looker):
     page.wait_for_selector(".povid-looker figure", timeout=120_000)
     page.get_by_label("Layer").select_option("layer 1"); page.get_by_label("Head").select_option("head 0")
     page.locator(".povid-words button", has_text="cone").click()
-    page.wait_for_function("() => document.querySelector('.povid-looker [role=status]').textContent.startsWith('cone, layer 1,head 0') && !document.querySelector('.povid-looker [role=status]').textContent.endsWith('...')", timeout=60_000)
+    page.wait_for_function("() => document.querySelector('.povid-looker [role=status]').textContent.startsWith('cone, layer 1, head 0') && !document.querySelector('.povid-looker [role=status]').textContent.endsWith('...')", timeout=60_000)
     for panel, values in zip(state(page), expected(looker, "cone", (1, 0)).values()): assert np.allclose(panel["told"], 100 * values, atol=.0051)   # exact, in two decimals
     page.get_by_label("Own answer").fill("A white bicycle is on the left."); page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelector('.povid-words').textContent.includes('bicycle')", timeout=60_000)

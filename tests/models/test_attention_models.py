@@ -217,7 +217,7 @@ def test_figures_and_widget_on_every_architecture(name):
     looks = attention.compared(vlm, PICTURES[0], PROMPTS[0], ANSWERS[0])
     for figure in (attention.heatmap(looks, ["red", "fork"]), attention.strips(looks), attention.pair(looks), attention.pair(looks, ["fork"])): plt.close(figure)
     looker = attention.Looker(vlm, PICTURES[:1], PROMPTS[0], ANSWERS[:1])
-    looker.set_state({"view": "layer 1,head 2", "word": 3})
+    looker.set_state({"view": "layer 1, head 2", "word": 3})
     exact = attention.look(vlm, PICTURES[0], PROMPTS[0], ANSWERS[0], views=[(1, 2)]).focus("red", (1, 2))
     assert np.allclose(looker.exact["values"][0], exact, atol=1e-6)
 
