@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VOCABULARY', 'RATES', 'STEPS', 'inventions', 'measure', 'baseline', 'Steps', 'write_json', 'is_first', 'everybody',
-           'Settings', 'Run', 'draw_drift', 'as_json', 'told_differences', 'command', 'run']
+           'Settings', 'Run', 'draw_drift', 'draw_looks', 'as_json', 'told_differences', 'command', 'run']
 
 # %% ../nbs/14_run.ipynb #c511fed1
 import hashlib, json, os, shutil, time
@@ -211,7 +211,38 @@ def draw_drift(d):
     axes[1].set_ylabel("probability")
     return fig
 
-# %% ../nbs/14_run.ipynb #62e32eef
+# %% ../nbs/14_run.ipynb #b36d3ba8
+@patch
+def looks(self: Run, found, adapters, most=200):
+    "The image share of each class of word, on the first `most` answers of the untouched model: {model: {class: interval}}"
+    from povid_nb import attention
+    split = list(found["base"])[-1]
+    said = found["base"][split]["captions"]
+    rows = [(image, c.caption, c.truth) for image, c in zip(found["base"][split]["images"].values(), said.captions) if c.caption][:most]
+    def make(folder):
+        def of(adapter): return attention.shares(self.load(adapter), *_columns(rows, self.settings.prompt), vocabulary=said.vocabulary)
+        shares = {who: of(adapter) for who, adapter in ({"base": None} | adapters).items()}
+        write_json(folder/"attention.json", {who: {"shares": s.values(), "change": {c: d._asdict() for c, d in shares["base"].compare(s).items()}} for who, s in shares.items()})
+    folder = self.steps("attention", make, dict(answers=len(rows)), after=["said/base", *adapters])
+    return json.loads((folder/"attention.json").read_text())
+
+def _columns(rows, prompt):
+    images, answers, truths = zip(*rows)
+    return list(images), prompt, list(answers), list(truths)
+
+def draw_looks(measured):
+    "Image share by class of word, a point with its interval for each model"
+    import matplotlib.pyplot as plt
+    names = [c for c in measured["base"]["shares"] if "," not in c]
+    fig, ax = plt.subplots(figsize=(1.2 * len(names) + 2, 2.8), layout="constrained")
+    for i, (who, m) in enumerate(measured.items()):
+        value, low, high = zip(*(m["shares"][c] for c in names))
+        x = [j + .15 * (i - (len(measured) - 1) / 2) for j in range(len(names))]
+        ax.errorbar(x, value, [[v - l for v, l in zip(value, low)], [h - v for v, h in zip(value, high)]], fmt="o", ms=4, color=report.COLOURS[who], label=report.MODELS[who])
+    ax.set(xticks=range(len(names)), xticklabels=names, ylabel="share of attention\non the picture"); ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, .5))
+    return fig
+
+# %% ../nbs/14_run.ipynb #03884061
 @patch
 def go(self: Run):
     "Do what is not done yet, and write the report; returns its path"
@@ -221,17 +252,17 @@ def go(self: Run):
     adapters = {"sft": self.tune("sft", chosen, form="sft"), "stage1": self.tune("stage1", chosen)}
     adapters["stage2"] = self.tune("stage2", chosen, after=adapters["stage1"])
     found |= {who: self.judge(who, adapter) for who, adapter in adapters.items()}
-    drift = self.drift(found, adapters["stage2"])
+    drift, looks = self.drift(found, adapters["stage2"]), self.looks(found, adapters)
     if not is_first(): return self.out/"report.html"
     logs = {who: json.loads(next((self.out/who).glob("stage*/log.json")).read_text()) for who in adapters}
     write_json(self.out/"run.json", {"settings": asdict(s), "command": command(s, self.out), "versions": stats.versions()})
-    write_json(self.out/"report.json", as_json(found) | {"differences": told_differences(found), "seconds": self.steps.seconds, "command": command(s, self.out)})
-    (self.out/"report.html").write_text(self.page(chosen, found, logs, drift))
+    write_json(self.out/"report.json", as_json(found) | {"differences": told_differences(found), "attention": looks, "seconds": self.steps.seconds, "command": command(s, self.out)})
+    (self.out/"report.html").write_text(self.page(chosen, found, logs, drift, looks))
     return self.out/"report.html"
 
-# %% ../nbs/14_run.ipynb #d9abc8a1
+# %% ../nbs/14_run.ipynb #deffe481
 @patch
-def page(self: Run, chosen, found, logs, drift):
+def page(self: Run, chosen, found, logs, drift, looks):
     "The report as HTML source"
     s, seconds = self.settings, self.steps.seconds
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(p.kind for p in chosen).items()))
@@ -245,6 +276,10 @@ def page(self: Run, chosen, found, logs, drift):
         figures.append(("What noise brings out", f'The first picture on which the untuned model invents something. It has written “{drift["prefix"]} …” and goes on with <b>{drift["wrong"]}</b>, which is not there. '
                         "The curves are the words that could stand in this place, as noise hides the picture: red the invention, green things that are there.",
                         draw_drift(drift), "Probability of words over noise steps, before and after training"))
+    change = looks["stage2"]["change"]["all"]
+    figures.append(("Where it looks", f"The share of its attention that the model spends on the picture while it writes, by class of word (<i>invented</i>: things that are not there; <i>again</i>: things named before). "
+                    f"All models read the same answers, those of the untouched one. Over all words the share changed by {100 * change['difference']:+.1f} points ({100 * change['low']:+.1f} to {100 * change['high']:+.1f}) from before to stage 2.",
+                    draw_looks(looks), "Share of attention on the picture by class of word, for each model"))
     examples = {p.kind: p for p in reversed(chosen) if p.task != "question"}.values()      # the first pair of each kind
     return report.page(found, s.model or "tiny", steps, examples, logs, figures, command(s, self.out), asdict(s))
 
