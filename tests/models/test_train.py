@@ -171,6 +171,18 @@ def test_the_papers_form_against_double_precision(tmp_path):
 
 # ---- What stays still --------------------------------------------------------------------------------------------------
 
+def test_the_control_learns_the_right_answers_alone(tmp_path):
+    "Its loss is the negative log-probability per token by the model's own forward; the lies play no part"
+    found = []
+    for data in (some := some_pairs(4), [Pair(pair.example, "quite another lie") for pair in some]):
+        vlm = fresh()
+        trainer = PovidTrainer(vlm, config(tmp_path, form="sft"), data)
+        vlm.model.eval()
+        found.append(trainer.compute_loss(vlm.model, trainer.data_collator([trainer.train_dataset[i] for i in range(4)])).item())
+    with torch.no_grad(): by_hand = [-vlm.token_logps(vlm.inputs(p.image, p.prompt, p.chosen))[0].mean() for p in some]
+    assert found[0] == found[1] == pytest.approx(torch.stack(by_hand).mean().item(), abs=1e-5)
+
+
 @pytest.mark.parametrize("form", ["dpo", "released", "paper", "mdpo"])
 def test_training_starts_at_log_two_and_changes_nothing_but_the_adapter(tmp_path, form):
     vlm = train.add_adapter(tiny_models.load("llava"), rank=3)
@@ -314,7 +326,7 @@ def test_a_loss_that_is_not_a_number_stops_the_step(tmp_path):
 
 
 @pytest.mark.parametrize("options, words", [
-    (dict(form="code"), "unknown form 'code'; use one of: dpo, released, paper, mdpo"),
+    (dict(form="code"), "unknown form 'code'; use one of: sft, dpo, released, paper, mdpo"),
     (dict(noise_step=1000), "0 .nearly clean. to 999"),
     (dict(noise_draw="random"), "wants two noise steps"),
     (dict(noise_tokens="few"), "use one of: all, differ, moved")])
