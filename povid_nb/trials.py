@@ -6,8 +6,8 @@
 __all__ = ['MEASURES', 'LOSS', 'world_pairs', 'own_pairs', 'counts', 'trial', 'summarise', 'compete', 'choose', 'best_first',
            'table', 'plot', 'full', 'kept', 'run_lab']
 
-# %% ../nbs/22_trials.ipynb #c8f1faa4
-import json, os
+# %% ../nbs/22_trials.ipynb #9d6d3514
+import json, os, re
 from pathlib import Path
 import numpy as np
 from tqdm import tqdm
@@ -31,7 +31,7 @@ def own_pairs(vlm, made, batch_size=64):
     said = dict(zip([p.id for p in asked], vlm.describe([p.image for p in asked], world.DESCRIBE, batch_size=batch_size)))
     return [Pair(p.example, said[p.id], "self", source="itself") if p.id in said else p for p in made if said.get(p.id) != p.chosen]
 
-# %% ../nbs/22_trials.ipynb #89f0c0d4
+# %% ../nbs/22_trials.ipynb #531a4387
 MEASURES = {name: chair.MEASURES[name] for name in ("chair_s", "chair_i", "recall", "words")} | {"pope": lambda s: ratio(s.right, s.asked)}
 
 def counts(measured):
@@ -52,7 +52,7 @@ def trial(steps, name, seed, pairs, options, model=None, part="test", n=300):
     def make(folder):
         vlm = VLM.load(model)
         if options is not None: vlm = train(vlm, pairs, folder/"train", seed=seed, **{"disable_tqdm": True, "save_strategy": "no", **options})
-        found = run.baseline(vlm, folder/"said", n, part)
+        found = run.baseline(vlm, folder/"said", n, part, per_image=1)
         run.write_json(folder/"counts.json", {split: counts(m) for split, m in found.items()})
     decides = dict(model=model, pairs=options is not None and seal_of(as_pairs(pairs)), options=options, part=part, n=n, seed=seed)
     return json.loads((steps(f"{name}/{seed}", make, decides)/"counts.json").read_text())
@@ -147,16 +147,20 @@ def plot(result, split="counter", ax=None, label=None):
     ax.set(xlabel="things named, % (recall)", ylabel="captions that invent, % (CHAIR_s)", title=label or f"{split} scenes"); ax.legend(fontsize=8)
     return ax
 
-# %% ../nbs/22_trials.ipynb #8e4edf20
+# %% ../nbs/22_trials.ipynb #3806c5c3
 def full(): return bool(os.environ.get("POVID_FULL"))
 
-def kept(name, result):
+def kept(name, result=None):
     "At full size: save the result. Either way: the saved one, if there is one"
     file = Path("results")/f"{name}.json"
-    if full():
+    if full() and result:
         file.parent.mkdir(exist_ok=True)
         run.write_json(file, result)
     return json.loads(file.read_text()) if file.exists() else None
+
+def _python(cell):
+    "A cell without what only a notebook understands"
+    return re.sub(r"^(\s*)[!%].*$", r"\1pass", cell, flags=re.MULTILINE)
 
 def run_lab(name, folder="nbs/labs"):
     "Run the cells of a lab at full size"
@@ -166,7 +170,7 @@ def run_lab(name, folder="nbs/labs"):
     cells = [c.source for c in nbformat.read(Path(folder)/f"{name}.ipynb", 4).cells if c.cell_type == "code" and "#| exercise" not in c.source]
     os.environ["POVID_FULL"], before = "1", os.getcwd()
     os.chdir(folder)
-    try: exec(compile("\n".join(line for c in cells for line in c.splitlines() if not line.lstrip().startswith(("!", "%"))), f"{name}.ipynb", "exec"), {"__name__": "lab"})
+    try: exec(compile("\n".join(map(_python, cells)), f"{name}.ipynb", "exec"), {"__name__": "lab"})
     finally:
         os.chdir(before)
         del os.environ["POVID_FULL"]

@@ -61,6 +61,17 @@ def test_both_stages_stopped_by_ctrl_c_and_called_again(data, tmp_path):
     assert VLM.load(adapter=tmp_path/"one"/"adapter").describe(world.scenes("counter", "test", 1)[0].image())   # it fits the model that came in
 
 
+def test_two_processes_share_the_work_of_the_command(data, tmp_path):
+    "torchrun starts two; the adapter is that of one process with batches twice as large"
+    short = ("--data", data, "--stage", "1", "--max-steps", "3", "--set", "logging_steps=1", "--set", "train_sampling_strategy=sequential", "--set", "optim=sgd", "--learning-rate", ".05", "--limit", "8")
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29533", "-m", "povid_nb.cli", "train", *short, "--out", tmp_path/"two", "--batch-size", "2", "--processes", "2"]
+    finish(subprocess.Popen([str(w) for w in two], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}))
+    assert povid("train", *short, "--out", tmp_path/"one", "--batch-size", "4", "--set", "disable_tqdm=true").exit_code == 0
+    one, both = (load_file(tmp_path/name/"adapter"/"adapter_model.safetensors") for name in ("one", "two"))
+    assert max(v.abs().max() for n, v in one.items() if "lora_B" in n) > 1e-4
+    for name in one: assert torch.allclose(one[name], both[name], atol=1e-6), name
+
+
 # ---- Options and mistakes, in this process ------------------------------------------------------------------------------
 
 def povid(*words):
