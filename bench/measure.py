@@ -1,8 +1,10 @@
 """Time, memory and arithmetic of a step."""
-import ctypes, gc, importlib.metadata, json, os, platform, statistics, time
+import gc, importlib.metadata, itertools, json, os, platform, statistics, tempfile, time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
@@ -52,40 +54,29 @@ def operations(work):
 
 
 def memory(step, device="cpu"):
-    "Bytes that a step needs at its worst, beyond what is there between steps"
+    "Bytes of the tensors that live at the worst moment of a step, beyond those that live between steps"
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(); torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
         return torch.cuda.max_memory_allocated() - before
-    return in_a_child(lambda: resident_peak(step))
+    with tempfile.TemporaryDirectory() as folder:
+        with silence(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen: step()
+        seen.export_chrome_trace(f"{folder}/trace.json")
+        events = json.loads(Path(f"{folder}/trace.json").read_text())["traceEvents"]
+    events = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
+    return max(itertools.accumulate(e["args"]["Bytes"] for e in events), default=0)
 
 
-def resident_peak(step):
-    "The rise of resident memory in this process, freed memory given back at once so that it cannot hide a rise"
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(-3, 65536); libc.mallopt(-1, 65536)    # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-    step()                                              # the optimizer's state is not the step's
-    gc.collect(); libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")       # forget the highest value so far
-    before = status("VmRSS")
-    step()
-    return status("VmHWM") - before
-
-
-def status(name): return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-
-
-def in_a_child(work):
-    "The number that `work` gives, computed in a forked process"
-    read, write = os.pipe()
-    if child := os.fork():
-        os.close(write)
-        with os.fdopen(read) as pipe: text = pipe.read()
-        os.waitpid(child, 0)
-        return int(text) if text else None
-    try: os.write(write, str(work()).encode())
-    finally: os._exit(0)
+@contextmanager
+def silence():
+    "Nothing on standard error: the profiler announces itself there"
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try: yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept); os.close(nothing)
 
 
 def machine(device="cpu"):
