@@ -50,12 +50,12 @@ class Layer:
         if self.mask is not None: scores = scores + self.mask[row if len(self.mask) > 1 else 0, :, queries].float()
         return scores.softmax(-1)
 
-# %% ../nbs/11_attention.ipynb #570f1d3f
+# %% ../nbs/11_attention.ipynb #46a7f4e1
 NAME, BEFORE, LOOKS = "povid_nb", {}, {}   # our attention; id of a configuration -> what it used before; attention module -> who looks
 
 def usual(module):
     "The model's attention: its own where it was loaded as eager, else torch's fused one"
-    if BEFORE.get(id(module.config)) == "eager": return sys.modules[type(module).__module__].eager_attention_forward
+    if BEFORE.get(id(getattr(module, "config", None))) == "eager": return sys.modules[type(module).__module__].eager_attention_forward
     return sdpa_attention_forward
 
 # %% ../nbs/11_attention.ipynb #8ec85e96
@@ -69,7 +69,7 @@ def attend(module, query, key, value, attention_mask, scaling=None, softcap=None
 AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, eager_mask)
 
-# %% ../nbs/11_attention.ipynb #c62026b2
+# %% ../nbs/11_attention.ipynb #7e88e3dd
 @contextmanager
 def watched(vlm, look):
     "Inside, `look` is shown each attention layer of the language model as it works; the model answers as always"
@@ -84,6 +84,7 @@ def watched(vlm, look):
     finally:
         base.set_attn_implementation(before)
         for module in layers: del LOOKS[module]
+        for config in configs.values(): del BEFORE[id(config)]
     if not seen: raise ValueError(f"no attention of {vlm.name} passed through transformers' AttentionInterface, so it cannot be watched; use a model whose class supports set_attn_implementation")
 
 # %% ../nbs/11_attention.ipynb #aff8b67d
@@ -91,11 +92,11 @@ GROUPS = ("first", "sinks", "image", "prompt", "answer")
 AVERAGE = (None, None)   # a view: (layer, head), None for the average
 SINK = 5                 # a patch is a sink where half of the answer's tokens give it this many times the average patch
 
-# %% ../nbs/11_attention.ipynb #228a63a0
+# %% ../nbs/11_attention.ipynb #0c8db2db
 class Tally:
     "Adds up, layer by layer, where the answer of one row looks"
     def __init__(self, ids, answer_mask, image_token_id, views=(AVERAGE,)):
-        where = answer_mask.nonzero()[:, 0]
+        ids, where = ids.cpu(), answer_mask.cpu().nonzero()[:, 0]
         self.queries, self.start = slice(int(where[0]) - 1, int(where[-1])), int(where[0])   # the token before guesses the token
         self.image, self.views = (ids == image_token_id).nonzero()[:, 0], views
         self.text = (ids[1:self.start] != image_token_id).nonzero()[:, 0] + 1
@@ -104,7 +105,7 @@ class Tally:
     def __call__(self, layer, row):
         p = layer.probs(row, self.queries)                                           # [heads, tokens, all]
         image, mean = p[..., self.image], p[..., self.image].mean(0)
-        sink = (mean.median(0).values > SINK * mean.mean()) | (self.image == 0)
+        sink = (mean.median(0).values > SINK * mean.mean()) | (self.image == 0).to(mean.device)
         parts = [p[..., 0] * (self.image[0] > 0), image[..., sink].sum(-1), image[..., ~sink].sum(-1), p[..., self.text].sum(-1), p[..., self.start:].sum(-1)]
         self.shares.append(torch.stack(parts, -1).cpu()); self.sinks.append(sink.cpu())
         self.entropy.append(-(p * p.clamp_min(1e-30).log()).sum(-1).cpu())
@@ -191,13 +192,14 @@ def layout(vlm, batch, row, count):
     elif side * side != count: return None
     return side, side
 
-# %% ../nbs/11_attention.ipynb #a16aa085
+# %% ../nbs/11_attention.ipynb #7025e65c
 class Rollout:
     "What reaches each token from each patch through all layers so far, half of it by attention and half by staying: Abnar and Zuidema's rollout, one layer at a time"
     def __init__(self, length, image):
-        self.reach = torch.eye(length, device=image.device)[:, image]     # [tokens, patches]: no layer has mixed anything yet
+        self.reach = torch.eye(length)[:, image]     # [tokens, patches]: no layer has mixed anything yet
 
     def __call__(self, layer, row, portion=64):
+        self.reach = self.reach.to(layer.key.device)
         portions = [layer.probs(row, slice(i, i + portion)).mean(0) @ self.reach for i in range(0, len(self.reach), portion)]
         self.reach = (torch.cat(portions) + self.reach) / 2
 
@@ -215,7 +217,7 @@ def look_at(vlm, images, prompts, answers, views, rollout):
     for tally, roll in zip(tallies, rollouts): tally.patches["rollout"] = roll.reach[tally.queries].cpu()
     return [finished(vlm, batch, row, image, tally, ids[row][mask]) for row, (image, tally, mask) in enumerate(zip(images, tallies, masks))]
 
-# %% ../nbs/11_attention.ipynb #6d4d3ca6
+# %% ../nbs/11_attention.ipynb #a1ee283a
 def finished(vlm, batch, row, image, tally, ids):
     "The Look of one row"
     text, spans = spans_of(vlm, ids)
@@ -227,7 +229,7 @@ def finished(vlm, batch, row, image, tally, ids):
     picture = shift.seen(vlm, pixels[row:row + 1], 336)[0] if pixels.dim() in (4, 5) else open_image(image)
     shares, entropy, sinks = (torch.stack(parts).numpy() for parts in (tally.shares, tally.entropy, tally.sinks))
     lines = (tally.lines / len(shares)).numpy()
-    is_image = np.isin(np.arange(lines.shape[1]), tally.image.cpu())
+    is_image = np.isin(np.arange(lines.shape[1]), tally.image)
     return Look(text, vlm.tokenizer.convert_ids_to_tokens(ids), spans, shares, entropy, sinks, patches, lines, is_image, grid, picture)
 
 # %% ../nbs/11_attention.ipynb #24d7d6b6
@@ -412,16 +414,16 @@ def gradients(
         for row, place in enumerate(places[part]): found.append(weighted(vlm, layers, slopes, batch, row, place))
     return found
 
-# %% ../nbs/11_attention.ipynb #51bb769e
+# %% ../nbs/11_attention.ipynb #43bf7134
 def weighted(vlm, layers, slopes, batch, row, place):
     "Sum over layers of attention times its slope where that is positive, at the position that guesses one token"
-    at, image = int(batch["answer_mask"][row].nonzero()[place]) - 1, batch["input_ids"][row] == vlm.image_token_id
+    at, image = int(batch["answer_mask"][row].nonzero()[place]) - 1, (batch["input_ids"][row] == vlm.image_token_id).cpu()
     total = 0
     for layer, slope in zip(layers, slopes):
         values = layer.value[row].repeat_interleave(slope.shape[2] // layer.value.shape[1], 0)       # [heads, tokens, size]
         by_attention = (values @ slope[row, at, :, :, None])[..., 0]                                 # how the log-probability answers to each attention
-        total = total + (layer.probs(row, slice(at, at + 1))[:, 0] * by_attention.clamp_min(0)).mean(0)[image].detach()
-    return total[:math.prod(layout(vlm, batch, row, int(image.sum())) or (int(image.sum()),))].cpu().numpy()
+        total = total + (layer.probs(row, slice(at, at + 1))[:, 0] * by_attention.clamp_min(0)).mean(0).detach().cpu()[image]
+    return total[:math.prod(layout(vlm, batch, row, int(image.sum())) or (int(image.sum()),))].numpy()
 
 # %% ../nbs/11_attention.ipynb #db5a9a20
 def hide(
