@@ -49,7 +49,7 @@ def verb(function, app=app):
             raise typer.Exit(130)
     return app.command(name=function.__name__.rstrip("_"))(careful)
 
-# %% ../nbs/15_cli.ipynb #c8a94516
+# %% ../nbs/15_cli.ipynb #f1f72941
 def _assigned(settings):
     "['rank=64', 'stage2.noise_step=600'] as {'rank': 64, 'stage2': {'noise_step': 600}}"
     import json
@@ -87,7 +87,9 @@ def run(
     from povid_nb.world import DESCRIBE
     settings = dict(model=model, quantize=quantize, data=data, images=images, pairs=pairs, test_images=test_images, annotations=tuple(annotations or ()), n=n, seed=seed,
                     prompt=prompt or DESCRIBE, max_new_tokens=max_new_tokens, batch_size=batch_size, train=_assigned(set))
+    from povid_nb.train import check_world, leave
     typer.echo(f"report: {run(out, **settings)}")
+    if check_world() > 1: leave()
 
 # %% ../nbs/15_cli.ipynb #af033068
 @verb
@@ -219,7 +221,7 @@ def report(
     from povid_nb.inject import report_pairs
     typer.echo(report_pairs(path, out, images=images))
 
-# %% ../nbs/15_cli.ipynb #95680e3c
+# %% ../nbs/15_cli.ipynb #33cfabf7
 @verb
 def train(
     data: Annotated[str, typer.Option(help="Pairs: a file, a folder made by `povid pairs make`, or a name on the hub; in our format, the paper's or TRL's.")],
@@ -260,8 +262,6 @@ def _train(asked, given):
     from povid_nb import pairs, train
     from povid_nb.vlm import VLM
     from itertools import islice
-    import warnings
-    warnings.filterwarnings("ignore", category=FutureWarning)   # between peft and transformers
     train.check_world(asked.get("processes"))
     source, out, rank = Path(asked["data"]), asked["out"], int(os.environ.get("RANK", 0))
     source = source/"pairs.jsonl" if (source/"pairs.jsonl").is_file() else asked["data"]

@@ -6,8 +6,8 @@
 __all__ = ['VOCABULARY', 'RATES', 'STEPS', 'inventions', 'measure', 'baseline', 'Steps', 'write_json', 'is_first', 'everybody',
            'Settings', 'Run', 'draw_drift', 'draw_looks', 'as_json', 'told_differences', 'command', 'run']
 
-# %% ../nbs/14_run.ipynb #c511fed1
-import hashlib, json, os, shutil, time
+# %% ../nbs/14_run.ipynb #4da353dd
+import hashlib, json, os, shlex, shutil, time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -122,15 +122,24 @@ class Settings:
         "Training options of `stage1`, `stage2` or `sft`: the common ones, and its own"
         return {k: v for k, v in self.train.items() if k not in ("stage1", "stage2", "sft")} | self.train.get(part, {})
 
-# %% ../nbs/14_run.ipynb #a87dcce0
+# %% ../nbs/14_run.ipynb #fe94f09a
 class Run:
     "One run of the whole method in a folder"
     def __init__(self, out, settings):
         self.out, self.settings, self.steps = Path(out), settings, Steps(out)
 
     def load(self, adapter=None):
+        from povid_nb.train import own_device
         from povid_nb.vlm import VLM
-        return VLM.load(self.settings.model, quantize=self.settings.quantize, adapter=adapter)
+        return VLM.load(self.settings.model, own_device(), quantize=self.settings.quantize, adapter=adapter)
+
+    def check(self):
+        "Mistakes in the training settings are told before any long work"
+        from povid_nb.train import settings
+        vlm = self.load()
+        for name, stage in (("sft", 1), ("stage1", 1), ("stage2", 2)):
+            options = {k: v for k, v in self.settings.options(name).items() if k not in ("between", "processes")}
+            settings(vlm, stage, self.out/name, self.settings.seed, **options)
 
     def make_pairs(self):
         "The preference pairs: given, or lies about scenes of the built-in world"
@@ -242,11 +251,12 @@ def draw_looks(measured):
     ax.set(xticks=range(len(names)), xticklabels=names, ylabel="share of attention\non the picture"); ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, .5))
     return fig
 
-# %% ../nbs/14_run.ipynb #03884061
+# %% ../nbs/14_run.ipynb #f30bad18
 @patch
 def go(self: Run):
     "Do what is not done yet, and write the report; returns its path"
     s = self.settings
+    self.check()
     chosen = self.make_pairs()
     found = {"base": self.judge("base")}
     adapters = {"sft": self.tune("sft", chosen, form="sft"), "stage1": self.tune("stage1", chosen)}
@@ -283,7 +293,7 @@ def page(self: Run, chosen, found, logs, drift, looks):
     examples = {p.kind: p for p in reversed(chosen) if p.task != "question"}.values()      # the first pair of each kind
     return report.page(found, s.model or "tiny", steps, examples, logs, figures, command(s, self.out), asdict(s))
 
-# %% ../nbs/14_run.ipynb #ebb37b6d
+# %% ../nbs/14_run.ipynb #b9a4a72f
 def as_json(found):
     "Every figure with its interval and protocol"
     return {who: {split: {part: m[part].to_dict() for part in ("chair", "inventions", "pope") if part in m} for split, m in splits.items()} for who, splits in found.items()}
@@ -293,12 +303,12 @@ def told_differences(found):
 
 def command(s, out):
     "The command that repeats a run"
-    words = ["povid run", f"--out {out}"]
+    words = ["povid run", f"--out {shlex.quote(str(out))}"]
     for f in fields(s):
         value = getattr(s, f.name)
-        if f.name == "train": words += [f"--set {k}={json.dumps(v)}" for k, v in _flat(value)]
-        elif f.name == "annotations": words += [f"--annotations {a}" for a in value]
-        elif value != f.default: words.append(f"--{f.name.replace('_', '-')} {json.dumps(value) if ' ' in str(value) else value}")
+        if f.name == "train": words += [f"--set {shlex.quote(f'{k}={json.dumps(v)}')}" for k, v in _flat(value)]
+        elif f.name == "annotations": words += [f"--annotations {shlex.quote(a)}" for a in value]
+        elif value != f.default: words.append(f"--{f.name.replace('_', '-')} {shlex.quote(str(value))}")
     return " ".join(words)
 
 def _flat(options):

@@ -9,17 +9,18 @@ __all__ = ['STAGES', 'RECORD', 'CARD', 'adapter_targets', 'add_adapter', 'merge'
            'read_record', 'write_record', 'last_checkpoint', 'put_on_adapter', 'joined', 'save_model', 'whole', 'train',
            'check_world', 'own_device', 'leave', 'LivePlot', 'ShortLog', 'launch_config']
 
-# %% ../nbs/10_train.ipynb #349a859e
-import contextlib, hashlib, importlib.metadata, importlib.resources, json, os, platform, re, shutil, signal, sys
+# %% ../nbs/10_train.ipynb #cebdf971
+import contextlib, hashlib, importlib.metadata, importlib.resources, json, os, platform, re, shutil, signal, sys, warnings
 from collections import defaultdict
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-# %% ../nbs/10_train.ipynb #ef1eed7b
+# %% ../nbs/10_train.ipynb #2e94ddcb
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")   # between peft and transformers
 
 # %% ../nbs/10_train.ipynb #627468bd
 from . import noise, pairs

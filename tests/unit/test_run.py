@@ -1,0 +1,60 @@
+"The whole method's settings and command line: what is asked for is what is done, and mistakes are told in one line"
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+import pytest
+import yaml
+from typer.testing import CliRunner
+from povid_nb import run
+from povid_nb.cli import _assigned, app
+
+SHELL = CliRunner()
+CONFIGS = sorted((Path(run.__file__).parent/"configs").glob("*.yaml"))
+
+
+def asked(monkeypatch, *words):
+    "The Settings that the command line would run with"
+    seen = {}
+    monkeypatch.setattr(run, "run", lambda out, **settings: seen.update(out=out, settings=run.Settings(**settings)) or "page")
+    result = SHELL.invoke(app, ["run", *words])
+    assert result.exit_code == 0, result.output
+    return seen
+
+
+def test_the_command_that_a_report_tells_repeats_its_run(monkeypatch, tmp_path):
+    settings = run.Settings(pairs=12, seed=3, prompt="What is there?", train={"learning_rate": 1e-5, "cache": "reference", "stage2": {"noise_step": [300, 700], "noise_draw": "random"}})
+    words = shlex.split(run.command(settings, "somewhere"))
+    assert words[:2] == ["povid", "run"]
+    assert asked(monkeypatch, *words[2:]) == {"out": Path("somewhere"), "settings": settings}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
+def test_a_shipped_configuration_is_read_by_its_name(monkeypatch, file):
+    given = yaml.safe_load(file.read_text())
+    settings = asdict(asked(monkeypatch, "--config", file.stem, "--seed", "7")["settings"])
+    assert settings["seed"] == 7
+    assert {k: settings[k] for k in given if k != "set"} == {k: v for k, v in given.items() if k != "set"}
+    assert settings["train"] == _assigned(given["set"])
+
+
+def test_the_papers_settings():
+    "PAPER: rank 128, alpha 256, rate 1e-7, batches of one, three epochs and one, k = 500"
+    given = _assigned(yaml.safe_load(CONFIGS[0].read_text())["set"])
+    assert given["rank"] == 128 and given["lora_alpha"] == 256 and given["learning_rate"] == 1e-7 and given["batch_size"] == 1
+    assert given["stage1"]["num_train_epochs"] == 3 and given["stage2"] == {"num_train_epochs": 1, "noise_step": 500}
+
+
+@pytest.mark.parametrize("words, told", [
+    (["--config", "nowhere"], "llava-1.5-7b, smolvlm-t4"),
+    (["--set", "rank"], "expected name=value"),
+    (["--set", "stage2.noise_step=5000"], "0 (nearly clean) to 999"),
+    (["--set", "speed=3"], "unknown setting speed"),
+    (["--pairs", "0"], "pairs is 0"),
+    (["--images", "coco"], "there is no data"),
+    (["--test-images", "coco"], "annotations"),
+])
+def test_mistakes_are_told_before_any_work(tmp_path, words, told):
+    result = SHELL.invoke(app, ["run", "--out", str(tmp_path/"out"), *words])
+    assert result.exit_code != 0
+    assert told in " ".join(result.output.replace("│", " ").split()), result.output
+    assert not (tmp_path/"out").exists()
