@@ -19,7 +19,7 @@ help:    ## show this list
 env:
 	@tools/environment.sh $(VENV)
 
-demo: env    ## run the built-in model and write runs/demo/report.html
+demo: env    ## run the whole method on the built-in model and write runs/demo/report.html
 	$(BIN)/python -m povid_nb.cli run --out runs/demo
 
 test: export HF_HUB_OFFLINE := 1
