@@ -33,7 +33,7 @@ def training(found):
 `python -m bench train --json bench/results/train.json` ({origin(found)}).
 
 All contestants have the same weights, pairs and noise, and take turns in one run. Times are {found["clock"]}. A step is loss, gradient and AdamW; making batches is not measured.
-Memory is that of the tensors alive at the worst moment of a step, beyond those that are there between steps. The matrix rate is that of a product of 1024 by 1024 matrices on the same thread.
+Memory is that of the tensors alive at the worst moment of a step, beyond those that are there between steps{', ' + found["memory_was"] if "memory_was" in found else ''}. The matrix rate is that of a product of 1024 by 1024 matrices on the same thread.
 Loss and gradient are compared with the first row's.
 
 - **TRL** is `DPOTrainer` as it is; for POVID, a subclass that adds the noise branch to its loss. Away from CUDA it scores every position, and not the answers alone; that costs it more where the vocabulary is large. On a GPU it does not.
@@ -47,6 +47,13 @@ Loss and gradient are compared with the first row's.
 """
 
 
+def plain(axis, values):
+    "Only these values along an axis, as plain numbers"
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+    short = lambda v: f"{v / 1e6:.1f}M" if v >= 1e5 else f"{v:,}"
+    axis.set_major_locator(FixedLocator(values)); axis.set_major_formatter(FixedFormatter([short(v) for v in values])); axis.set_minor_locator(NullLocator())
+
+
 def figure(found):
     import matplotlib.pyplot as plt
     viz.style()
@@ -57,6 +64,8 @@ def figure(found):
         ax.loglog(one["x"], one["ms"], "o-", label="measured")
         ax.loglog(one["x"], [one["ms"][-1] * x / one["x"][-1] for x in one["x"]], ":", color="grey", label="proportional")
         ax.set(xlabel=one["title"], title=f"exponent {one['exponent']:.2f}")
+        plain(ax.xaxis, one["x"])
+        plain(ax.yaxis, [100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000])
     axes[0].set_ylabel("CPU milliseconds")
     axes[0].legend()
     fig.savefig(FOLDER/"scale.png", dpi=110)
@@ -92,7 +101,7 @@ What grows otherwise than in proportion:
 
 - **Wire.** A step of one pair for each GPU takes {1e3 * cluster["work"]:.0f} ms of work by this arithmetic; the gradient of {cluster["adapter_weights"] / 1e6:.0f}M adapter weights in bf16 takes {1e3 * cluster["wire"]:.0f} ms around a ring at {scale.WIRE / 1e9:.0f} GB/s. Across hosts take more pairs for each step (`gradient_accumulation_steps`).
 - **Cache.** It grows with the pairs, and each process writes its own files. Terabytes are not worth it: at that size pairs are seen once, and a reference computed once is not computed less often than without a cache.
-- **Pairs.** They are held in memory as records, their pictures as paths, and every picture is looked at before training. That suits a million; for a hundred million, cut the file into parts and train on one after the other, each from the adapter of the last.
+- **Pairs.** They are held in memory as records, their pictures as paths, and every picture is looked at before training. Nothing here was tried with millions of pairs; for many of them, cut the file into parts and train on one after the other, each from the adapter of the last.
 """
 
 
