@@ -21,14 +21,18 @@ def method(out, batch=4):
 
 
 def killed_after(out, files):
-    "Run in a child that is killed as soon as `files` more files are in `out`; returns its exit status"
-    count = lambda: sum(1 for f in out.rglob("*") if f.is_file())
-    goal = count() + files
+    "Run in a child that is killed when it has written `files` files of a new name; returns its exit status"
+    seen = {f for f in out.rglob("*")}
+    goal = len(seen) + files
     if not (child := os.fork()):
         try: method(out)
         finally: os._exit(0)
-    while count() < goal: time.sleep(.01)
-    os.kill(child, signal.SIGKILL)      # a child that has ended waits for its parent, so this never hits another process
+    while len(seen) < goal:
+        seen |= {f for f in out.rglob("*")}
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended: return status
+        time.sleep(.01)
+    os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
 
 
