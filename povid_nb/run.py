@@ -202,9 +202,9 @@ def drift(self: Run, found, adapter):
     folder = self.steps("shift", make, dict(prefix=prefix, image=str(name)), after=["said/base", "stage2"])
     return dict(rows=json.loads((folder/"shift.json").read_text()), prefix=prefix, wrong=caption.wrong[0].kind, truth=caption.truth, image=image)
 
-# %% ../nbs/14_run.ipynb #63e1ec6c
+# %% ../nbs/14_run.ipynb #077bd39d
 def draw_drift(d):
-    "The figure of `Run.drift`"
+    "What it found, as a figure"
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 3, figsize=(9.5, 2.9), width_ratios=(1, 2, 2), layout="constrained")
     axes[0].imshow(report._small(d["image"])); axes[0].axis("off")
