@@ -305,7 +305,7 @@ def write(
     part.replace(path)
     return n
 
-# %% ../nbs/06_pairs.ipynb #d57fc2ab
+# %% ../nbs/06_pairs.ipynb #ba6172e2
 def _on_disk(pair, folder):
     "The same pair with its picture as a path that can be found from `folder`"
     image = pair.image
@@ -315,7 +315,8 @@ def _on_disk(pair, folder):
     else:
         name = f"images/{re.sub(r'[^A-Za-z0-9_.-]+', '-', pair.id)[:60]}-{_digest(pair.id)[:6]}.png"
         if not (folder/name).exists():
-            (folder/"images").mkdir(exist_ok=True); picture(image).save(folder/name)
+            (folder/"images").mkdir(exist_ok=True)
+            picture(image).save(part := folder/f"{name}.part", "PNG"); part.replace(folder/name)   # never half a picture
         image = name
     return replace(pair, example=replace(pair.example, image=image))
 

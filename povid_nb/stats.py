@@ -229,12 +229,16 @@ def same_protocol(
             raise ValueError(f'{path} holds answers made with {key} = {old.get(key)!r}, '
                              f'now {protocol.get(key)!r}: choose another file or delete it')
 
-# %% ../nbs/17_stats.ipynb #c06c04e6
+# %% ../nbs/17_stats.ipynb #93aef2fd
 def _answered(path):
     "id -> row, from the parts first and then the joined file (parts are removed only after joining)"
     files = [*sorted(Path(f'{path}.parts').glob('*.jsonl')), Path(path)]
-    rows = [r for f in files if f.exists() for r in read_jsonl(f)]
-    return {r['id']: r for r in rows}
+    return {r['id']: r for f in files for r in _if_there(f)}
+
+def _if_there(file):
+    "Its rows; none where there is no such file, or none any more, since another process has just joined the parts"
+    try: return read_jsonl(file)
+    except FileNotFoundError: return []
 
 def _lines(rows): return ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in rows)
 

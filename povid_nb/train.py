@@ -346,7 +346,7 @@ def run_stage(vlm, data, n, adapter, args, eval_data, callbacks):
     trainer.save_adapter(folder, record)
     vlm.model = vlm.model.eval()
 
-# %% ../nbs/10_train.ipynb #a98792db
+# %% ../nbs/10_train.ipynb #18c36157
 RECORD = "povid.json"
 
 def plain(args):
@@ -367,7 +367,8 @@ def read_record(folder):
 
 def write_record(folder, record):
     Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder)/RECORD).write_text(json.dumps(record, indent=1))
+    part = Path(folder)/f"{RECORD}.part"
+    part.write_text(json.dumps(record, indent=1)); part.replace(Path(folder)/RECORD)   # other processes read it, too
 
 def last_checkpoint(folder):
     "The newest whole checkpoint: its state file is written last"
