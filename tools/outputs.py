@@ -24,6 +24,8 @@ def save_outputs(file):
     nb = nbformat.read(file, as_version=4)
     Client(nb, timeout=1200, kernel_name="python3", store_widget_state=True,
            resources={"metadata": {"path": str(file.parent)}}).execute()
+    for cell in nb.cells:      # progress bars and warnings go to stderr: they are no results
+        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     nbformat.write(nb, file)
 
 
