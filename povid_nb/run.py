@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VOCABULARY', 'RATES', 'STEPS', 'inventions', 'measure', 'baseline', 'Steps', 'write_json', 'is_first', 'everybody',
-           'Settings', 'Run', 'draw_drift', 'draw_looks', 'as_json', 'told_differences', 'command', 'run']
+           'Settings', 'Run', 'Told', 'draw_drift', 'draw_looks', 'as_json', 'told_differences', 'command', 'run']
 
 # %% ../nbs/14_run.ipynb #4da353dd
 import hashlib, json, os, shlex, shutil, time
@@ -184,40 +184,40 @@ def photos(self: Run, vlm, folder, how):
     files = chair.some(chair.find_images(s.test_images, truths), s.n, s.seed)
     return {"photos": measure(vlm, Path(folder)/"photos", files, {i: truths[i] for i in files}, vocabulary, per_image=3, **how)}
 
-# %% ../nbs/14_run.ipynb #e145369c
-STEPS = list(range(0, 1000, 111))
+# %% ../nbs/14_run.ipynb #9d1ae509
+STEPS = (0, 200, 350, 500, 650, 800, 999)
 
 @patch
-def drift(self: Run, found, adapter):
-    "The words at the place of the first invention, over noise steps, before and after"
-    split = list(found["base"])[-1]
-    shown = zip(found["base"][split]["images"].items(), found["base"][split]["captions"].captions)
-    name, image, caption = next(((name, image, c) for (name, image), c in shown if c.wrong and c.caption[:c.wrong[0].start].strip()), (None,) * 3)
-    if caption is None: return None
-    prefix = caption.caption[:caption.wrong[0].start].strip()
+def drift(self: Run, chosen, adapter, most=40):
+    "The shares at the object words of right descriptions over noise steps, before and after: {when: curves}"
+    s = self.settings
+    if s.test_images:
+        find = chair.coco_vocabulary()
+        told = [Told(p, {m.kind for m in find.find(p.chosen)}) for p in chosen if p.task == "caption"][:most]
+        known = dict(vocabulary={kind: [kind] for kind in find.kinds}, partners={})
+    else: told, known = world.scenes("counter", "test", most), {}
     def make(folder):
-        before = shift.sweep(self.load(), image, self.settings.prompt, prefix, STEPS, image_id=str(name))
-        after = shift.sweep(self.load(adapter), image, self.settings.prompt, prefix, STEPS, words=before.words, image_id=str(name))
-        write_json(folder/"shift.json", {"before": before.rows(), "after": after.rows()})
-    folder = self.steps("shift", make, dict(prefix=prefix, image=str(name)), after=["said/base", "stage2"])
-    return dict(rows=json.loads((folder/"shift.json").read_text()), prefix=prefix, wrong=caption.wrong[0].kind, truth=caption.truth, image=image)
+        found = {when: shift.object_shift(self.load(a), told, STEPS, prompt=s.prompt, **known).curves() for when, a in (("before", None), ("after", adapter))}
+        write_json(folder/"shift.json", found)
+    return json.loads((self.steps("shift", make, dict(most=most, photos=s.test_images), after=["stage2"])/"shift.json").read_text())
 
-# %% ../nbs/14_run.ipynb #077bd39d
-def draw_drift(d):
-    "What it found, as a figure"
+@dataclass
+class Told:
+    "A pair's right description in the place of a scene"
+    pair: object
+    objects: set
+    @property
+    def seed(self): return self.pair.id
+    def image(self): return pairs.picture(self.pair.image)
+    def caption(self): return self.pair.chosen
+
+# %% ../nbs/14_run.ipynb #50b9cbc7
+def draw_drift(found):
+    "The figure of it"
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 3, figsize=(9.5, 2.9), width_ratios=(1, 2, 2), layout="constrained")
-    axes[0].imshow(report._small(d["image"])); axes[0].axis("off")
-    words = list(dict.fromkeys(r["word"] for r in d["rows"]["before"]))
-    for ax, (when, rows) in zip(axes[1:], d["rows"].items()):
-        for word in words:
-            kind = VOCABULARY.find(word)
-            colour = viz.MEANING["wrong"] if word == d["wrong"] else viz.MEANING["right"] if kind and kind[0].kind in d["truth"] else "lightgrey"
-            points = [(r["noise_step"], r["prob"]) for r in rows if r["word"] == word]
-            ax.plot(*zip(*points), color=colour, lw=1 if colour == "lightgrey" else 2)
-            if max(p for _, p in points) > .12: ax.annotate(word, max(points, key=lambda p: p[1]), fontsize=8)
-        ax.set(title=when, xlabel="noise step k", ylim=(0, 1)); ax.label_outer()
-    axes[1].set_ylabel("probability")
+    fig, axes = plt.subplots(1, len(found), figsize=(9, 3.2), sharey=True, layout="constrained")
+    for ax, (when, curves) in zip(axes, found.items()): shift.draw_curves(curves, STEPS, ax, when)
+    axes[1].set_ylabel(""); axes[1].get_legend().remove()
     return fig
 
 # %% ../nbs/14_run.ipynb #b36d3ba8
@@ -251,7 +251,7 @@ def draw_looks(measured):
     ax.set(xticks=range(len(names)), xticklabels=names, ylabel="share of attention\non the picture"); ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, .5))
     return fig
 
-# %% ../nbs/14_run.ipynb #f30bad18
+# %% ../nbs/14_run.ipynb #a7fc78a4
 @patch
 def go(self: Run):
     "Do what is not done yet, and write the report; returns its path"
@@ -262,7 +262,7 @@ def go(self: Run):
     adapters = {"sft": self.tune("sft", chosen, form="sft"), "stage1": self.tune("stage1", chosen)}
     adapters["stage2"] = self.tune("stage2", chosen, after=adapters["stage1"])
     found |= {who: self.judge(who, adapter) for who, adapter in adapters.items()}
-    drift, looks = self.drift(found, adapters["stage2"]), self.looks(found, adapters)
+    drift, looks = self.drift(chosen, adapters["stage2"]), self.looks(found, adapters)
     if not is_first(): return self.out/"report.html"
     logs = {who: json.loads(next((self.out/who).glob("stage*/log.json")).read_text()) for who in adapters}
     write_json(self.out/"run.json", {"settings": asdict(s), "command": command(s, self.out), "versions": stats.versions()})
@@ -270,10 +270,11 @@ def go(self: Run):
     (self.out/"report.html").write_text(self.page(chosen, found, logs, drift, looks))
     return self.out/"report.html"
 
-# %% ../nbs/14_run.ipynb #deffe481
+# %% ../nbs/14_run.ipynb #95a2a1c5
 @patch
 def page(self: Run, chosen, found, logs, drift, looks):
     "The report as HTML source"
+    viz.style()
     s, seconds = self.settings, self.steps.seconds
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(p.kind for p in chosen).items()))
     steps = [("Pairs.", f"{len(chosen)} right answers, each with a lie about the same picture ({kinds}).", seconds.get("pairs", 0)),
@@ -282,10 +283,9 @@ def page(self: Run, chosen, found, logs, drift, looks):
              ("Stage 2.", "It should also gain more than what the model says when noise hides the picture.", seconds["stage2"]),
              ("Test.", "All four models describe the same pictures and answer the same questions.", sum(t for name, t in seconds.items() if name.startswith("said/")))]
     figures = []
-    if drift:
-        figures.append(("What noise brings out", f'The first picture on which the untuned model invents something. It has written “{drift["prefix"]} …” and goes on with <b>{drift["wrong"]}</b>, which is not there. '
-                        "The curves are the words that could stand in this place, as noise hides the picture: red the invention, green things that are there.",
-                        draw_drift(drift), "Probability of words over noise steps, before and after training"))
+    figures.append(("What noise brings out", "At the object words of right descriptions: the share of the probability that goes to the thing that is there (<i>true</i>), to its absent usual partner (<i>usual</i>), to other things of the picture (<i>there</i>), "
+                    "to any other thing (<i>other</i>), and to words that name nothing (<i>rest</i>), as noise hides the picture. Stage 2 takes its lies from the middle of these curves.",
+                    draw_drift(drift), "Shares of the probability over noise steps, before and after training"))
     change = looks["stage2"]["change"]["all"]
     figures.append(("Where it looks", f"The share of its attention that the model spends on the picture while it writes, by class of word (<i>invented</i>: things that are not there; <i>again</i>: things named before). "
                     f"All models read the same answers, those of the untouched one. Over all words the share changed by {100 * change['difference']:+.1f} points ({100 * change['low']:+.1f} to {100 * change['high']:+.1f}) from before to stage 2.",

@@ -6,8 +6,8 @@
 __all__ = ['STEPS', 'SHARES', 'KINDS', 'DRAW', 'SENTENCE', 'CONTROLS', 'HEART', 'PARTS', 'RENDER', 'CSS', 'STILL', 'VALUES',
            'repeated', 'views', 'decimals', 'next_logps', 'pieces_of', 'word_probs', 'Sweep', 'name_of',
            'ends_and_middle', 'checked_prefix', 'likely_words', 'sweep', 'steps_of', 'Slot', 'company', 'object_slots',
-           'ObjectShift', 'object_shift', 'slot_shares', 'leading', 'journey', 'turning_points', 'UsefulRange',
-           'useful_range', 'seen', 'data_url', 'Explorer']
+           'ObjectShift', 'object_shift', 'slot_shares', 'leading', 'draw_curves', 'journey', 'turning_points',
+           'UsefulRange', 'useful_range', 'seen', 'data_url', 'Explorer']
 
 # %% ../nbs/05_shift.ipynb #861f2956
 import base64, csv, hashlib, io, itertools, json, re
@@ -297,18 +297,22 @@ def leading(vlm, probs, tokens, kinds, pieces):
     tokens = tokens.copy(); tokens[:, [word[0] for word in pieces]] = 0
     return [kinds[p.argmax()] if p.max() >= t.max() else vlm.tokenizer.decode([int(t.argmax())]).strip() for p, t in zip(probs, tokens)]
 
-# %% ../nbs/05_shift.ipynb #7cabcd6b
+# %% ../nbs/05_shift.ipynb #b0832588
 @patch
 def plot(self: ObjectShift, ax=None, title=""):
     "The mean shares over noise steps, with 95% intervals"
+    return draw_curves(self.curves(), self.steps, ax, title)
+
+def draw_curves(curves, steps, ax=None, title=""):
+    "The same from what `ObjectShift.curves` gave"
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6.4, 3.4), layout="constrained")[1]
     looks = dict(true=(viz.MEANING["right"], "-"), usual=(viz.MEANING["usual"], "--"), there=(viz.COLOURS["blue"], ":"),
                  other=(viz.MEANING["other"], "-."), rest=(viz.COLOURS["black"], (0, (1, 3))))
-    for name, intervals in self.curves().items():
+    for name, intervals in curves.items():
         value, low, high = np.array(intervals).T
-        ax.plot(self.steps, value, linestyle=looks[name][1], color=looks[name][0], lw=2, label=name)
-        ax.fill_between(self.steps, low, high, color=looks[name][0], alpha=.2, lw=0)
+        ax.plot(steps, value, linestyle=looks[name][1], color=looks[name][0], lw=2, label=name)
+        ax.fill_between(steps, low, high, color=looks[name][0], alpha=.2, lw=0)
     ax.set(xlabel="noise step k", ylabel="share of the probability", xlim=(0, 1000), ylim=(0, 1), title=title); ax.legend(fontsize=8)
     return ax
 

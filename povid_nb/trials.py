@@ -127,7 +127,7 @@ def best_first(score, least):
     "Sorts tries: those that keep enough recall by what they invent, behind them the rest by what they name"
     return (0, score["chair_s"]) if score["recall"] >= least else (1, -score["recall"])
 
-# %% ../nbs/22_trials.ipynb #a9d71c03
+# %% ../nbs/22_trials.ipynb #9c00a540
 def table(result, splits=("typical", "counter"), measures=("chair_s", "chair_i", "recall", "words", "pope")):
     "Markdown: a row for each contestant, in percent (words as they are)"
     def cell(m, v): return f"{v[0]:.1f}" if m == "words" else f"{100 * v[0]:.1f} ({100 * v[1]:.1f}-{100 * v[2]:.1f})"
@@ -144,7 +144,7 @@ def plot(result, split="counter", ax=None, label=None):
         colour = "black" if who == "before" else f"C{(i - 1) % 8}"
         ax.errorbar(x, y, [[y - y0], [y1 - y]], [[x - x0], [x1 - x]], fmt="o", color=colour, capsize=2, label=who)
         for each in result["each"][who].values(): ax.plot(100 * each[split]["recall"], 100 * each[split]["chair_s"], ".", color=colour, alpha=.4, ms=4)
-    ax.set(xlabel="things named, % (recall)", ylabel="captions that invent, % (CHAIR_s)", title=label or f"{split} scenes"); ax.legend(fontsize=8)
+    ax.set(xlabel="things named, % (recall)", ylabel="captions that invent, % (CHAIR_s)", title=label or f"{split} scenes"); ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, .5))
     return ax
 
 # %% ../nbs/22_trials.ipynb #3806c5c3
