@@ -62,6 +62,7 @@ def gradients(vlm, loss):
 
 
 def loss_of(scores, form):
+    if form == "sft": return -(scores["policy"] * scores["real"]).sum()
     both = branches.answer_logps(scores, "moved" if form in ("released", "paper") else "all")
     return (povid_loss(*both, form) if form in ("released", "paper") else dpo_loss(*both)).losses.mean() + \
            (both[0].hidden.mean() if form == "mdpo" else 0)
