@@ -297,14 +297,14 @@ def leading(vlm, probs, tokens, kinds, pieces):
     tokens = tokens.copy(); tokens[:, [word[0] for word in pieces]] = 0
     return [kinds[p.argmax()] if p.max() >= t.max() else vlm.tokenizer.decode([int(t.argmax())]).strip() for p, t in zip(probs, tokens)]
 
-# %% ../nbs/05_shift.ipynb #b0832588
+# %% ../nbs/05_shift.ipynb #a599357d
 @patch
 def plot(self: ObjectShift, ax=None, title=""):
     "The mean shares over noise steps, with 95% intervals"
     return draw_curves(self.curves(), self.steps, ax, title)
 
 def draw_curves(curves, steps, ax=None, title=""):
-    "The same from what `ObjectShift.curves` gave"
+    "The same, from curves that were kept"
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6.4, 3.4), layout="constrained")[1]
     looks = dict(true=(viz.MEANING["right"], "-"), usual=(viz.MEANING["usual"], "--"), there=(viz.COLOURS["blue"], ":"),
