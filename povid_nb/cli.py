@@ -280,7 +280,7 @@ def _keep_settings(file, asked):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump({name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}))
 
-# %% ../nbs/15_cli.ipynb #97c59cf0
+# %% ../nbs/15_cli.ipynb #56678915
 @verb
 def lab(
     name: Annotated[Optional[str], typer.Argument(help="A lab, such as ablation; left out: JupyterLab opens the course.")] = None,
@@ -289,11 +289,11 @@ def lab(
     "Open the course in JupyterLab, or repeat the long run of a lab."
     import shutil, subprocess
     if not (folder/"index.ipynb").exists(): raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout of the project, or name their folder")
-    if not full:
-        if not shutil.which("jupyter-lab"): raise FileNotFoundError("JupyterLab was not found: pip install jupyterlab")
-        raise typer.Exit(subprocess.call(["jupyter-lab", str(folder/(f"labs/{name}.ipynb" if name else "index.ipynb"))]))
-    from povid_nb.trials import run_lab
-    run_lab(name, folder/"labs")
+    from povid_nb.trials import find_lab, run_lab
+    if full: return run_lab(name, folder/"labs")
+    notebook = find_lab(name, folder/"labs") if name else folder/"index.ipynb"
+    if not shutil.which("jupyter-lab"): raise FileNotFoundError("JupyterLab was not found: pip install jupyterlab")
+    raise typer.Exit(subprocess.call(["jupyter-lab", str(notebook)]))
 
 # %% ../nbs/15_cli.ipynb #4294bf15
 def findings():

@@ -94,7 +94,7 @@ def everybody():
     from accelerate import PartialState
     PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
 
-# %% ../nbs/14_run.ipynb #247be650
+# %% ../nbs/14_run.ipynb #36592c7a
 @dataclass(frozen=True)
 class Settings:
     "Everything that decides a run"
@@ -120,7 +120,9 @@ class Settings:
 
     def options(self, part):
         "Training options of `stage1`, `stage2` or `sft`: the common ones, and its own"
-        return {k: v for k, v in self.train.items() if k not in ("stage1", "stage2", "sft")} | self.train.get(part, {})
+        own = self.train.get(part, {}) | (dict(form="sft", cache=None) if part == "sft" else {})    # the control has no reference to cache
+        kept = dict(between="keep") if self.quantize else {}                                        # an adapter cannot be merged into 4 bits
+        return kept | {k: v for k, v in self.train.items() if k not in ("stage1", "stage2", "sft")} | own
 
 # %% ../nbs/14_run.ipynb #fe94f09a
 class Run:
@@ -152,14 +154,14 @@ class Run:
             found = as_pairs(folder/"pairs.jsonl")
         return found
 
-# %% ../nbs/14_run.ipynb #2d6b7726
+# %% ../nbs/14_run.ipynb #1ba0919d
 @patch
-def tune(self: Run, name, found, after=None, **options):
+def tune(self: Run, name, found, after=None):
     "One training: `sft`, `stage1` or `stage2`; returns the folder of its adapter"
     from povid_nb.train import seal_of, train
     s = self.settings
     stage = "2" if name == "stage2" else "1"
-    options = dict(disable_tqdm=not is_first()) | s.options(name) | options
+    options = dict(disable_tqdm=not is_first()) | s.options(name)
     def make(folder): train(self.load(), found, folder, stage, adapter=after, seed=s.seed, **options)
     decides = dict(model=s.model, quantize=s.quantize, pairs=seal_of(found), seed=s.seed, train={k: v for k, v in options.items() if k != "disable_tqdm"})
     return self.steps(name, make, decides, after=["stage1"] if after else [])/"adapter"
@@ -251,7 +253,7 @@ def draw_looks(measured):
     ax.set(xticks=range(len(names)), xticklabels=names, ylabel="share of attention\non the picture"); ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, .5))
     return fig
 
-# %% ../nbs/14_run.ipynb #a7fc78a4
+# %% ../nbs/14_run.ipynb #eab716fd
 @patch
 def go(self: Run):
     "Do what is not done yet, and write the report; returns its path"
@@ -259,7 +261,7 @@ def go(self: Run):
     self.check()
     chosen = self.make_pairs()
     found = {"base": self.judge("base")}
-    adapters = {"sft": self.tune("sft", chosen, form="sft"), "stage1": self.tune("stage1", chosen)}
+    adapters = {"sft": self.tune("sft", chosen), "stage1": self.tune("stage1", chosen)}
     adapters["stage2"] = self.tune("stage2", chosen, after=adapters["stage1"])
     found |= {who: self.judge(who, adapter) for who, adapter in adapters.items()}
     drift, looks = self.drift(chosen, adapters["stage2"]), self.looks(found, adapters)

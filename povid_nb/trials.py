@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'LOSS', 'world_pairs', 'own_pairs', 'counts', 'trial', 'summarise', 'compete', 'choose', 'best_first',
-           'table', 'plot', 'full', 'kept', 'run_lab']
+           'table', 'plot', 'full', 'kept', 'find_lab', 'run_lab']
 
 # %% ../nbs/22_trials.ipynb #9d6d3514
 import json, os, re
@@ -147,7 +147,7 @@ def plot(result, split="counter", ax=None, label=None):
     ax.set(xlabel="things named, % (recall)", ylabel="captions that invent, % (CHAIR_s)", title=label or f"{split} scenes"); ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, .5))
     return ax
 
-# %% ../nbs/22_trials.ipynb #33292f3b
+# %% ../nbs/22_trials.ipynb #91c2da62
 def full(): return bool(os.environ.get("POVID_FULL"))
 
 def kept(name, result=None):
@@ -163,12 +163,16 @@ def _python(cell):
     "A cell without what only a notebook understands"
     return re.sub(r"^(\s*)[!%].*$", r"\1pass", cell, flags=re.MULTILINE)
 
+def find_lab(name, folder="nbs/labs"):
+    "The notebook of a lab"
+    labs = {file.stem: file for file in sorted(Path(folder).glob("*.ipynb"))}
+    if name not in labs: raise ValueError(f"no lab {name!r}; there are: {', '.join(labs)}")
+    return labs[name]
+
 def run_lab(name, folder="nbs/labs"):
     "Run the cells of a lab at full size"
     import nbformat
-    labs = sorted(f.stem for f in Path(folder).glob("*.ipynb"))
-    if name not in labs: raise ValueError(f"no lab {name!r}; there are: {', '.join(labs)}")
-    cells = [c.source for c in nbformat.read(Path(folder)/f"{name}.ipynb", 4).cells if c.cell_type == "code" and "#| exercise" not in c.source]
+    cells = [c.source for c in nbformat.read(find_lab(name, folder), 4).cells if c.cell_type == "code" and "#| exercise" not in c.source]
     os.environ["POVID_FULL"], before = "1", os.getcwd()
     os.chdir(folder)
     try: exec(compile("\n".join(map(_python, cells)), f"{name}.ipynb", "exec"), {"__name__": "lab"})

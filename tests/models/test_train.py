@@ -302,6 +302,9 @@ def test_keeping_the_adapter_trains_it_further(tmp_path):
     first, second = (train.read_record(tmp_path/f"stage{n}") for n in (1, 2))
     assert first["base"] == second["base"] and vlm.model.peft_config["default"].r == 3
 
+    apart = train.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"apart", stage=2, adapter=tmp_path/"stage1", **options)   # loaded, and not made just now
+    for name, value in adapter_of(vlm.model).items(): assert torch.allclose(value, adapter_of(apart.model)[name], atol=1e-6), name
+
 
 # ---- Refusals ------------------------------------------------------------------------------------------------------------
 
@@ -316,6 +319,14 @@ def test_bad_pairs_are_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match="max_length is 20: cutting it would cut the picture"): PovidTrainer(vlm, config(tmp_path, max_length=20), good)
     with pytest.raises(ValueError, match="no pairs"): PovidTrainer(vlm, config(tmp_path), [])
     with pytest.raises(ValueError, match="no adapter, so nothing would stand still"): PovidTrainer(tiny_models.load("llava"), config(tmp_path), good)
+
+
+def test_a_4_bit_model_is_told_to_keep_its_adapter_before_stage_1(tmp_path):
+    vlm = tiny_models.load("llava")
+    vlm.base.is_loaded_in_4bit = True
+    for stage in ("both", 2):
+        with pytest.raises(ValueError, match="between='keep'"): train.train(vlm, some_pairs(2), tmp_path/"out", stage)
+    assert not (tmp_path/"out").exists()
 
 
 def test_a_loss_that_is_not_a_number_stops_the_step(tmp_path):

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 from typer.testing import CliRunner
-from povid_nb import run
+from povid_nb import run, train
 from povid_nb.cli import _assigned, app
+from povid_nb.vlm import VLM
 
 SHELL = CliRunner()
 CONFIGS = sorted((Path(run.__file__).parent/"configs").glob("*.yaml"))
@@ -35,6 +36,20 @@ def test_a_shipped_configuration_is_read_by_its_name(monkeypatch, file):
     assert settings["seed"] == 7
     assert {k: settings[k] for k in given if k != "set"} == {k: v for k, v in given.items() if k != "set"}
     assert settings["train"] == _assigned(given["set"])
+
+
+@pytest.mark.parametrize("quantize", [[], ["--quantize", "4bit"]], ids=["whole", "4bit"])
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
+def test_every_part_of_a_shipped_configuration_can_be_trained(monkeypatch, tmp_path, file, quantize):
+    "The control has no reference, so it must not be told to cache one; 4-bit weights take no adapter in"
+    chosen = asked(monkeypatch, "--config", file.stem, *quantize)["settings"]
+    vlm = VLM.load()
+    for part, stage in (("sft", 1), ("stage1", 1), ("stage2", 2)):
+        options = chosen.options(part)
+        assert options.pop("between", "merge") == ("keep" if quantize else "merge")
+        _, args = train.settings(vlm, stage, tmp_path, **options)
+        assert args.form == {"sft": "sft", "stage1": "dpo", "stage2": "paper"}[part]
+        assert args.cache == (None if part == "sft" else chosen.train.get("cache"))
 
 
 def test_the_papers_settings():
