@@ -1,11 +1,12 @@
 """Time, memory and arithmetic of a step."""
-import gc, importlib.metadata, itertools, json, os, platform, statistics, tempfile, time
+import gc, itertools, json, os, platform, statistics, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from povid_nb.stats import versions
 
 
 CLOCK = "medians; on a CPU of the process's own CPU time on one thread, so that other work on the machine disturbs little; on a GPU of wall-clock time"
@@ -82,8 +83,7 @@ def silence():
 def machine(device="cpu"):
     "Where this was measured, and with what"
     name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else next((l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in l), platform.processor())
-    versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "trl", "peft")}
-    return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"), **versions}
+    return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "date": time.strftime("%Y-%m-%d"), **versions(("torch", "transformers", "trl", "peft"))}
 
 
 def keep(results, file):

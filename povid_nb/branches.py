@@ -9,20 +9,20 @@ __all__ = ['STEM', 'CHOSEN', 'REJECTED', 'PADDING', 'SEGMENT', 'LINEAGE', 'TREE_
            'stack', 'spread', 'no_idle_layers', 'grid', 'best_of', 'widened', 'answer_logps', 'noisy_pixels', 'settled',
            'fingerprint', 'content_key', 'Cache', 'to', 'noisy_answers', 'Contrast', 'contrast']
 
-# %% ../nbs/09_branches.ipynb #4ace1815
+# %% ../nbs/09_branches.ipynb #99ed655c
 import functools, hashlib, json, math, os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import MethodType
 
-# %% ../nbs/09_branches.ipynb #bf70d0e3
+# %% ../nbs/09_branches.ipynb #e3fa7d37
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 from transformers import LogitsProcessor
 
 # %% ../nbs/09_branches.ipynb #c0ef7235
@@ -127,7 +127,7 @@ def additive(seen, dtype):
     "0 where a query may look and the smallest number where not: a mask that sdpa and eager attention both add"
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
-# %% ../nbs/09_branches.ipynb #ec243543
+# %% ../nbs/09_branches.ipynb #0c31e9c8
 @dataclass
 class Tree:
     "What a layer must know about a packed batch"
@@ -137,6 +137,7 @@ class Tree:
     two_way: bool = False
     read: torch.Tensor = None   # in the last layer: the positions whose outcome is needed
 
+# %% ../nbs/09_branches.ipynb #dfe8c7a4
 def rotated(x, cos, sin):
     "Rotary positions: pairs of features turned by an angle that grows with the position"
     a, b = x.chunk(2, -1)
@@ -152,6 +153,7 @@ def attend(q, k, v, tree, scale):
     if not n: return behind
     return torch.cat([attention(q[:, :, :n], k[:, :, :n], v[:, :, :n], is_causal=not tree.two_way), behind], 2)
 
+# %% ../nbs/09_branches.ipynb #db065b0b
 def tree_layer(layer, h, tree):
     "A decoder layer of the Llama kind on a packed batch"
     attention, x = layer.self_attn, layer.input_layernorm(h)
@@ -299,7 +301,7 @@ def look(self: Branches, images):
     with no_idle_layers(self.vlm): seen = self.vlm.base.get_image_features(**images)
     return [f.flatten(0, -2) for f in getattr(seen, "pooler_output", seen)]
 
-# %% ../nbs/09_branches.ipynb #0864db12
+# %% ../nbs/09_branches.ipynb #5b67b215
 @patch
 def embed(self: Branches, packed, seen):
     "The row of vectors that the language model reads: words, and the picture's features in their places"
@@ -307,6 +309,7 @@ def embed(self: Branches, packed, seen):
     words = self.vlm.base.get_input_embeddings()(packed["ids"].masked_fill(places, 0))
     return words.masked_scatter(places[..., None], torch.cat(list(seen)).to(words.dtype))
 
+# %% ../nbs/09_branches.ipynb #d33fc636
 @patch
 def hidden(self: Branches, packed, seen):
     "The language model's outcome where answer tokens are guessed: [answer tokens of all rows, width]"
@@ -325,6 +328,7 @@ def hidden(self: Branches, packed, seen):
     for layer in layers: h = layer(h, tree=last if layer is layers[-1] else body)
     return self.language.norm(h)[packed["real"]]
 
+# %% ../nbs/09_branches.ipynb #639394ce
 @patch
 def plain_hidden(self: Branches, batch, images):
     "The same through the model's own forward, one row for each answer"
@@ -459,7 +463,7 @@ def content_key(row):
     for name, value in sorted(row.images.items()): seal.update(f"{name} {tuple(value.shape)}".encode() + value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return seal.hexdigest()
 
-# %% ../nbs/09_branches.ipynb #55269f3d
+# %% ../nbs/09_branches.ipynb #baaac792
 KEPT = {"reference": ("token_logps", "hidden"), "features": ("token_logps", "hidden", "features")}
 
 class Cache:
@@ -490,28 +494,30 @@ class Cache:
             with safe_open(self.places[f"{key}.{name}"], "pt") as f: found[name] = f.get_tensor(f"{key}.{name}")
         return found
 
-    def put(self, key, values, full=256):
-        "Keep the tensors of one pair; they go to disk `full` pairs at a time"
-        self.waiting |= {f"{key}.{name}": values[name].cpu().contiguous() for name in self.keep}
-        if len(self.waiting) >= full * len(self.keep): self.flush()
-
-    def flush(self):
-        "Write what waits, under a name that only a whole file gets"
-        if not self.waiting: return
-        name = hashlib.blake2b("".join(sorted(self.waiting)).encode(), digest_size=12).hexdigest()
-        part = self.folder/f".{name}.{os.getpid()}"
-        save_file(self.waiting, part)
-        os.replace(part, self.folder/f"{name}.safetensors")
-        self.waiting = {}
-        self.refresh()
-
-# %% ../nbs/09_branches.ipynb #92ce1a08
+# %% ../nbs/09_branches.ipynb #9bd11d98
 @patch
-def fill(self: Cache, rows, batch_size=8, progress=False):
-    "Let the reference score every row that is not there yet"
-    missing = [row for row in tqdm(rows, desc="checking the cache", disable=not progress) if content_key(row) not in self]
-    for i in tqdm(range(0, len(missing), batch_size), desc="reference", disable=not progress):
-        some = missing[i:i+batch_size]
+def put(self: Cache, key, values, full=256):
+    "Keep the tensors of one pair; they go to disk `full` pairs at a time"
+    self.waiting |= {f"{key}.{name}": values[name].cpu().contiguous() for name in self.keep}
+    if len(self.waiting) >= full * len(self.keep): self.flush()
+
+@patch
+def flush(self: Cache):
+    "Write what waits, under a name that only a whole file gets"
+    if not self.waiting: return
+    name = hashlib.blake2b("".join(sorted(self.waiting)).encode(), digest_size=12).hexdigest()
+    part = self.folder/f".{name}.{os.getpid()}"
+    save_file(self.waiting, part)
+    os.replace(part, self.folder/f"{name}.safetensors")
+    self.waiting = {}
+    self.refresh()
+
+# %% ../nbs/09_branches.ipynb #66ab7b46
+@patch
+def fill(self: Cache, rows, batch_size=8):
+    "Let the reference score every row that is not there yet; a batch of them at a time is in memory"
+    missing = (row for row in rows if content_key(row) not in self)
+    while some := list(islice(missing, batch_size)):
         batch = to(self.branches.collate(some), self.branches.vlm.device)
         for row, values in zip(some, self.branches.remember(batch["clean"], batch["images"])): self.put(content_key(row), values)
     self.flush()
@@ -527,6 +533,7 @@ def remember(self: Branches, clean, images):
     for i, (part, row) in enumerate(zip(h.split(sizes), real)):
         yield {"token_logps": logps[i][row], "hidden": part[chosen.expand_as(real)[i][row]], "features": seen[i]}
 
+# %% ../nbs/09_branches.ipynb #498a00ba
 @patch
 def recall(self: Cache, keys, clean):
     "The kept tensors of several pairs, laid out for the batch `clean`"

@@ -11,16 +11,15 @@ __all__ = ['RULES', 'CAUSES', 'CAPTION', 'REASONING', 'PROMPTS', 'OPPOSITE', 'LI
            'Pairs', 'inject', 'SelfInjector', 'make', 'Change', 'Rewrite', 'data_url', 'OpenAIInjector', 'entropy',
            'added', 'measure', 'in_words', 'plot', 'make_pairs', 'report_pairs']
 
-# %% ../nbs/07_inject.ipynb #4c1f4027
-import base64, hashlib, json, math, random, re, sys, unicodedata
+# %% ../nbs/07_inject.ipynb #4bd658a0
+import base64, hashlib, json, math, random, re, unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
-from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from pydantic import BaseModel
 from tqdm import tqdm
-from . import chair, pairs, viz, world
+from . import chair, pairs, stats, viz, world
 from .client import Client, Request
 from .pairs import Edit, Example, Pair, picture
 
@@ -625,14 +624,14 @@ def _injector(name, out, s):
     client = Client(s["model"] or "gpt-4o-mini", out/"ledger.jsonl", base_url=s["base_url"], budget=s["budget"], price=s["price"], settle=s["settle"])
     return OpenAIInjector(client, read_prompts(s["prompts"]) if s["prompts"] else PROMPTS, s["send_image"], s["seed"], send=s["batch"] is None)
 
-# %% ../nbs/07_inject.ipynb #2c817b24
+# %% ../nbs/07_inject.ipynb #7e03f3c9
 def _write_pairs(made, out, settings):
     pairs.write(made, out/"pairs.jsonl")
     with open(out/"refused.jsonl", "w", encoding="utf-8") as f:
         for r in made.refused:
             row = {"id": r.example.id, "reason": r.reason, "text": r.text, "prompt": r.example.prompt, "answer": r.example.answer}
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
-    about = {"settings": settings, "versions": {name: metadata.version(name) for name in ("openai", "datasets", "transformers")} | {"python": sys.version.split()[0]},
+    about = {"settings": settings, "versions": stats.versions(("povid_nb", "openai", "datasets", "transformers")),
              "pairs": len(made), "refused": dict(made.reasons())}
     (out/"make.json").write_text(json.dumps(about, indent=1, default=str))
     why = "; ".join(f"{n} × {reason}" for reason, n in made.reasons().most_common(3))

@@ -6,8 +6,8 @@
 __all__ = ['VOCABULARY', 'RATES', 'STEPS', 'inventions', 'measure', 'baseline', 'Steps', 'write_json', 'is_first', 'everybody',
            'Settings', 'Run', 'Told', 'draw_drift', 'draw_looks', 'as_json', 'told_differences', 'command', 'run']
 
-# %% ../nbs/14_run.ipynb #4da353dd
-import hashlib, json, os, shlex, shutil, time
+# %% ../nbs/14_run.ipynb #ede4ec11
+import gc, hashlib, json, os, shlex, shutil, time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -124,7 +124,7 @@ class Settings:
         kept = dict(between="keep") if self.quantize else {}                                        # an adapter cannot be merged into 4 bits
         return kept | {k: v for k, v in self.train.items() if k not in ("stage1", "stage2", "sft")} | own
 
-# %% ../nbs/14_run.ipynb #fe94f09a
+# %% ../nbs/14_run.ipynb #b9ef43aa
 class Run:
     "One run of the whole method in a folder"
     def __init__(self, out, settings):
@@ -133,6 +133,7 @@ class Run:
     def load(self, adapter=None):
         from povid_nb.train import own_device
         from povid_nb.vlm import VLM
+        gc.collect()   # a trainer and its model hold each other, and a second model of 7B would not fit beside the first
         return VLM.load(self.settings.model, own_device(), quantize=self.settings.quantize, adapter=adapter)
 
     def check(self):
@@ -186,7 +187,18 @@ def photos(self: Run, vlm, folder, how):
     files = chair.some(chair.find_images(s.test_images, truths), s.n, s.seed)
     return {"photos": measure(vlm, Path(folder)/"photos", files, {i: truths[i] for i in files}, vocabulary, per_image=3, **how)}
 
-# %% ../nbs/14_run.ipynb #9d1ae509
+# %% ../nbs/14_run.ipynb #db4009f6
+@dataclass
+class Told:
+    "A pair's right description in the place of a scene"
+    pair: object
+    objects: set
+    @property
+    def seed(self): return self.pair.id
+    def image(self): return pairs.picture(self.pair.image)
+    def caption(self): return self.pair.chosen
+
+# %% ../nbs/14_run.ipynb #b056d20b
 STEPS = (0, 200, 350, 500, 650, 800, 999)
 
 @patch
@@ -203,16 +215,6 @@ def drift(self: Run, chosen, adapter, most=40):
         write_json(folder/"shift.json", found)
     return json.loads((self.steps("shift", make, dict(most=most, photos=s.test_images), after=["stage2"])/"shift.json").read_text())
 
-@dataclass
-class Told:
-    "A pair's right description in the place of a scene"
-    pair: object
-    objects: set
-    @property
-    def seed(self): return self.pair.id
-    def image(self): return pairs.picture(self.pair.image)
-    def caption(self): return self.pair.chosen
-
 # %% ../nbs/14_run.ipynb #50b9cbc7
 def draw_drift(found):
     "The figure of it"
@@ -222,7 +224,7 @@ def draw_drift(found):
     axes[1].set_ylabel(""); axes[1].get_legend().remove()
     return fig
 
-# %% ../nbs/14_run.ipynb #b36d3ba8
+# %% ../nbs/14_run.ipynb #be1ba0cc
 @patch
 def looks(self: Run, found, adapters, most=200):
     "The image share of each class of word, on the first `most` answers of the untouched model: {model: {class: interval}}"
@@ -241,6 +243,7 @@ def _columns(rows, prompt):
     images, answers, truths = zip(*rows)
     return list(images), prompt, list(answers), list(truths)
 
+# %% ../nbs/14_run.ipynb #b2b8165f
 def draw_looks(measured):
     "Image share by class of word, a point with its interval for each model"
     import matplotlib.pyplot as plt

@@ -147,7 +147,7 @@ def plot(result, split="counter", ax=None, label=None):
     ax.set(xlabel="things named, % (recall)", ylabel="captions that invent, % (CHAIR_s)", title=label or f"{split} scenes"); ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, .5))
     return ax
 
-# %% ../nbs/22_trials.ipynb #91c2da62
+# %% ../nbs/22_trials.ipynb #2df010fa
 def full(): return bool(os.environ.get("POVID_FULL"))
 
 def kept(name, result=None):
@@ -159,6 +159,7 @@ def kept(name, result=None):
     if not file.exists(): raise FileNotFoundError(f"no saved result {file}; make it with: povid lab {name} --full")
     return json.loads(file.read_text())
 
+# %% ../nbs/22_trials.ipynb #bc8b2010
 def _python(cell):
     "A cell without what only a notebook understands"
     return re.sub(r"^(\s*)[!%].*$", r"\1pass", cell, flags=re.MULTILINE)

@@ -287,6 +287,18 @@ def test_a_cached_reference_changes_nothing(vlms, name, tmp_path):
         assert (grads[0] - grads[1]).norm() / grads[0].norm() < 1e-5
 
 
+def test_filling_a_cache_never_holds_more_than_a_batch(vlms, tmp_path):
+    "Seventeen thousand pictures as tensors would not fit: a row is asked for only when those before it are scored"
+    vlm, branch = vlms["llava"], Branches(vlms["llava"])
+    cache, scored = branches.Cache(tmp_path, branch), []
+    def rows():
+        for s in range(5):
+            scored.append(len(cache.waiting) // len(cache.keep))
+            yield branches.encode(vlm, a_pair(s))
+    cache.fill(rows(), batch_size=2)
+    assert scored == [0, 0, 2, 2, 4]
+
+
 def test_the_cache_is_used(vlms, tmp_path, monkeypatch):
     "With a cache, the language model runs once for plain DPO, and the tower not at all"
     vlm, branch = vlms["llava"], Branches(vlms["llava"])

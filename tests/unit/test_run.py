@@ -1,11 +1,13 @@
 "The whole method's settings and command line: what is asked for is what is done, and mistakes are told in one line"
+import gc
 import shlex
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 import pytest
 import yaml
 from typer.testing import CliRunner
-from povid_nb import run, train
+from povid_nb import inject, run, train
 from povid_nb.cli import _assigned, app
 from povid_nb.vlm import VLM
 
@@ -73,3 +75,20 @@ def test_mistakes_are_told_before_any_work(tmp_path, words, told):
     assert result.exit_code != 0
     assert told in " ".join(result.output.replace("│", " ").split()), result.output
     assert not (tmp_path/"out").exists()
+
+
+def test_a_run_holds_one_model_at_a_time(tmp_path):
+    "A trainer and its model hold each other, so that the model outlives the last name for it"
+    def trained():
+        vlm = whole.load()
+        adapter, args = train.settings(vlm, 1, tmp_path/"run")
+        train.PovidTrainer(train.add_adapter(vlm, **adapter), args, list(inject.WorldInjector().make(inject.world_examples(4))))
+        return weakref.ref(vlm.base)
+    whole = run.Run(tmp_path, run.Settings())
+    gc.disable()
+    try:
+        first = trained()
+        assert first() is not None
+        whole.load()
+        assert first() is None
+    finally: gc.enable()
