@@ -427,7 +427,7 @@ def whole(parts, folder):
     record = read_record(parts[0]) or {}
     write_record(folder, record | {"stage": "both" if len(parts) == 2 else record.get("stage"), "made_of": [str(p) for p in parts]})
 
-# %% ../nbs/10_train.ipynb #d64daa11
+# %% ../nbs/10_train.ipynb #cba6a764
 CARD = """---
 library_name: peft
 base_model: {base}
@@ -437,10 +437,8 @@ tags: [povid, preference, hallucination, lora]
 
 Stage {stage} of POVID on {pairs} pairs: {steps} steps of {per_step} pairs, form `{form}`, learning rate {rate}. Last logged: loss {loss}, reward margin {margin}, accuracy {accuracy}.
 
-```python
-from povid_nb.vlm import VLM
-vlm = VLM.load({base!r}, adapter="this folder")
-```
+    from povid_nb.vlm import VLM
+    vlm = VLM.load({base!r}, adapter="this folder")
 
 The settings and versions are in `povid.json`. An adapter fits only the weights that it was trained on ({stands_on}).
 It was trained to prefer given answers over given lies; whether it names fewer things that are not there is for an evaluation to say.

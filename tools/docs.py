@@ -1,21 +1,60 @@
 """Builds the site with nbdev and Quarto: python -m tools.docs
 With --prepare it stops before Quarto, with the prepared notebooks in _proc.
+
+A page of the course is its notebook, code included. nbdev would show of an exported cell only the signatures.
 """
-import sys
+import ast, re, sys
 from nbdev import processors
 from nbdev.config import get_config
+from nbdev.doclinks import NbdevLookup, patch_name
 from nbdev.quarto import nbdev_docs, refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
-
-class exec_show_docs(processors.exec_show_docs):
-    "Runs what the documentation of names needs: exported cells. nbdev would run each cell with an import, exercises too."
-    def __call__(self, cell):
-        if {"export", "exports", "exporti", "exec_doc"} & (cell.directives_ or {}).keys() or "show_doc" in cell.source:
-            super().__call__(cell)
+EXPORTS = {"export", "exports", "exporti"}
+LINK = re.compile(r"(\[[^]]*\]\([^)]*\))")
 
 
-processors.exec_show_docs = exec_show_docs    # in nbdev's workers too: they import this file again
+def defined(source):
+    "The functions, classes and methods that a cell defines, named as nbdev's links name them"
+    for node in ast.parse(source).body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
+        yield patch_name(node)
+        for part in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(part, ast.FunctionDef): yield f"{node.name}.{part.name}"
+
+
+class add_anchors(processors.Processor):
+    "Before each exported cell, the places that links to its names lead to"
+    def begin(self):
+        for i, cell in reversed(list(enumerate(self.nb.cells))):
+            names = list(defined(cell.source)) if EXPORTS & (cell.directives_ or {}).keys() else []
+            if names: self.nb.cells.insert(i, processors.mk_cell("".join(f"[]{{#{name.lower()}}}" for name in names), cell_type="markdown"))
+
+
+def link_names(text):
+    "Names in backticks as links to their definition, the verbs of the command line apart; those inside a link or a block of code stay as they are"
+    lookup, lines, in_code = NbdevLookup(skip_mods=("povid_nb.cli",)), text.split("\n"), False
+    for i, line in enumerate(lines):
+        if line.startswith("```"): in_code = not in_code
+        elif not in_code and not line.startswith("    "): lines[i] = "".join(part if LINK.fullmatch(part) else lookup.link_line(part) for part in LINK.split(line))
+    return "\n".join(lines)
+
+
+def add_links(cell):
+    "nbdev's own makes links inside of links"
+    if cell.cell_type == "markdown": cell.source = link_names(cell.source)
+
+
+def rm_export(cell):
+    "What is exported stays; the line that only names the module goes"
+    if "default_exp" in (cell.directives_ or {}): del cell["source"]
+
+
+def exec_show_docs(cell): "Nothing to run: pages show what the notebooks hold"
+
+
+# In nbdev's workers too: they import this file again
+processors.add_show_docs, processors.add_links, processors.rm_export, processors.exec_show_docs = add_anchors, add_links, rm_export, exec_show_docs
 
 if __name__ == "__main__":
     if "--prepare" in sys.argv:

@@ -73,11 +73,13 @@ def render(notebooks, site):
 
 
 class Page(HTMLParser):
-    "The links, anchors and pictures of one page"
+    "The links, anchors, pictures and words of one page"
     def __init__(self, text):
         super().__init__()
-        self.ids, self.links, self.pictures = set(), [], []
+        self.ids, self.links, self.pictures, self.words = set(), [], [], ""
         self.feed(text)
+
+    def handle_data(self, data): self.words += data
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
@@ -117,6 +119,7 @@ def problems(site, cfg=None, root=ROOT):
 
     for name, page in pages.items():
         for link in page.links: check_link(name, link)
+        for raw in re.findall(r"\[[^]]*\]\(http\S*", page.words): found.append(f"{name}: a link that is shown as it is written: {raw}")
         for source, alt in page.pictures:
             if not (alt or "").strip(): found.append(f"{name}: a picture without words: {source[:80]}")
             if not urlsplit(source).scheme and not (site/inside(name, source)[0]).is_file():

@@ -1,7 +1,7 @@
 "The site's pages, rendered without Quarto; and the checker that reads them, tried on pages that are broken"
 import json, re, shutil
 import pytest
-from tools import pages
+from tools import docs, pages
 
 CFG = {"user": "ada", "repo": "course", "branch": "main", "git_url": "https://github.com/ada/course",
        "doc_host": "https://ada.github.io", "doc_baseurl": "/course"}
@@ -36,6 +36,7 @@ def test_a_sound_site_has_no_problems(tmp_path):
     ('"pictures/cat.png"', '"pictures/dog.png"', "no such picture: pictures/dog.png"),
     ('alt="A cat"', 'alt=""', "a picture without words: pictures/cat.png"),
     (' alt="Two lines"', '', "a picture without words: data:image/png"),
+    (">up</a>", ">[up](https://up.example)</a>", "a link that is shown as it is written: [up](https://up.example)"),
     ("course/shift.html#what", "course/shift.html#who", "no such anchor: shift.html#who"),
     ("github.com/ada/course/blob/main/nbs/04_noise", "github.com/ada/course/blob/main/nbs/4_noise",
      "no such file in the repository: nbs/4_noise.ipynb"),
@@ -46,6 +47,17 @@ def test_a_broken_page_is_found(tmp_path, before, after, problem):
     assert before in SOUND
     found = site(tmp_path, SOUND.replace(before, after, 1))
     assert len(found) == 1 and found[0].startswith(f"noise.html: {problem}"), found
+
+
+def test_every_name_that_an_exported_cell_defines_can_be_linked_to():
+    cell = "@patch\ndef put_on(self: VLM, folder): ...\nclass Run:\n    def load(self): ...\ndef run(): ...\nSTEPS = 3"
+    assert list(docs.defined(cell)) == ["VLM.put_on", "Run", "Run.load", "run"]
+
+
+def test_names_are_linked_in_prose_and_nowhere_else():
+    there = "https://povid-nb.github.io/povid_nb/noise.html#add_noise"
+    said = "With `add_noise` as in [`add_noise`](04_noise.ipynb):\n```python\nx # see `add_noise`\n```\nand `nothing`, ![`add_noise`](a.png)"
+    assert docs.link_names(said) == said.replace("With `add_noise`", f"With [`add_noise`]({there})")
 
 
 @pytest.mark.skipif(not shutil.which("pandoc"), reason="needs pandoc (Debian: apt-get install pandoc)")
