@@ -147,15 +147,13 @@ def plot(result, split="counter", ax=None, label=None):
     ax.set(xlabel="things named, % (recall)", ylabel="captions that invent, % (CHAIR_s)", title=label or f"{split} scenes"); ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, .5))
     return ax
 
-# %% ../nbs/22_trials.ipynb #2df010fa
+# %% ../nbs/22_trials.ipynb #395e4a5c
 def full(): return bool(os.environ.get("POVID_FULL"))
 
 def kept(name, result=None):
     "At full size: save the result. Either way: the saved one"
-    file = Path("results")/f"{name}.json"
-    if full() and result:
-        file.parent.mkdir(exist_ok=True)
-        run.write_json(file, result)
+    file = run.RESULTS/f"{name}.json"
+    if full() and result: run.write_json(file, result)
     if not file.exists(): raise FileNotFoundError(f"no saved result {file}; make it with: povid lab {name} --full")
     return json.loads(file.read_text())
 

@@ -107,6 +107,13 @@ def test_notebook(file, check):
     if problems: pytest.fail("\n".join([f"nbs/{path}:", *problems]), pytrace=False)
 
 
+def test_the_figures_shown_are_those_of_the_shipped_model():
+    "After a new training, `make outputs` must follow"
+    card = (ROOT/"povid_nb"/"tiny"/"README.md").read_text().partition("## Measured behaviour")[2]
+    pretrain = json.loads((ROOT/"nbs"/"16_pretrain.ipynb").read_text(encoding="utf-8"))
+    assert card.strip() in [text(output["data"].get("text/markdown", "")).strip() for _, output in outputs(pretrain) if "data" in output]
+
+
 # ---- A sound notebook passes every check, and each way to spoil it is found ------------------------------------------
 
 def a_cell(source, outputs=None):
