@@ -127,7 +127,7 @@ def best_first(score, least):
     "Sorts tries: those that keep enough recall by what they invent, behind them the rest by what they name"
     return (0, score["chair_s"]) if score["recall"] >= least else (1, -score["recall"])
 
-# %% ../nbs/22_trials.ipynb #9c00a540
+# %% ../nbs/22_trials.ipynb #086ba97c
 def table(result, splits=("typical", "counter"), measures=("chair_s", "chair_i", "recall", "words", "pope")):
     "Markdown: a row for each contestant, in percent (words as they are)"
     def cell(m, v): return f"{v[0]:.1f}" if m == "words" else f"{100 * v[0]:.1f} ({100 * v[1]:.1f}-{100 * v[2]:.1f})"
@@ -141,8 +141,8 @@ def plot(result, split="counter", ax=None, label=None):
     ax = ax or plt.subplots(figsize=(6, 4.2), layout="constrained")[1]
     for i, (who, values) in enumerate(result["means"].items()):
         (x, x0, x1), (y, y0, y1) = ([100 * v for v in values[split][m]] for m in ("recall", "chair_s"))
-        colour = "black" if who == "before" else f"C{(i - 1) % 8}"
-        ax.errorbar(x, y, [[y - y0], [y1 - y]], [[x - x0], [x1 - x]], fmt="o", color=colour, capsize=2, label=who)
+        colour, marker = ("black", "o") if who == "before" else (f"C{(i - 1) % 6}", "osD"[(i - 1) // 6])
+        ax.errorbar(x, y, [[y - y0], [y1 - y]], [[x - x0], [x1 - x]], fmt=marker, color=colour, capsize=2, label=who)
         for each in result["each"][who].values(): ax.plot(100 * each[split]["recall"], 100 * each[split]["chair_s"], ".", color=colour, alpha=.4, ms=4)
     ax.set(xlabel="things named, % (recall)", ylabel="captions that invent, % (CHAIR_s)", title=label or f"{split} scenes"); ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, .5))
     return ax

@@ -3,6 +3,8 @@ import ast, json, re
 from pathlib import Path
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
+from typer.testing import CliRunner
+from povid_nb.cli import app
 from tools import links
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +114,13 @@ def test_the_figures_shown_are_those_of_the_shipped_model():
     card = (ROOT/"povid_nb"/"tiny"/"README.md").read_text().partition("## Measured behaviour")[2]
     pretrain = json.loads((ROOT/"nbs"/"16_pretrain.ipynb").read_text(encoding="utf-8"))
     assert card.strip() in [text(output["data"].get("text/markdown", "")).strip() for _, output in outputs(pretrain) if "data" in output]
+
+
+def test_the_help_shown_is_that_of_the_commands():
+    cli = json.loads((ROOT/"nbs"/"15_cli.ipynb").read_text(encoding="utf-8"))
+    shown = [text(output.get("text", "")).strip() for _, output in outputs(cli)]
+    for words in (["--help"], ["run", "--help"]):
+        assert CliRunner(env={"COLUMNS": "80"}).invoke(app, words, prog_name="povid").output.strip() in shown
 
 
 # ---- A sound notebook passes every check, and each way to spoil it is found ------------------------------------------
