@@ -200,13 +200,13 @@ class Told:
     def image(self): return pairs.picture(self.pair.image)
     def caption(self): return self.pair.chosen
 
-# %% ../nbs/14_run.ipynb #b056d20b
+# %% ../nbs/14_run.ipynb #250c1411
 STEPS = (0, 200, 350, 500, 650, 800, 999)
 
 @patch
 def drift(self: Run, chosen, adapter, most=40):
     "The shares at the object words of right descriptions over noise steps, before and after: {when: curves}"
-    s = self.settings
+    s, most = self.settings, min(most, self.settings.n)
     if s.test_images:
         find = chair.coco_vocabulary()
         told = [Told(p, {m.kind for m in find.find(p.chosen)}) for p in chosen if p.task == "caption"][:most]
@@ -226,14 +226,15 @@ def draw_drift(found):
     axes[1].set_ylabel(""); axes[1].get_legend().remove()
     return fig
 
-# %% ../nbs/14_run.ipynb #be1ba0cc
+# %% ../nbs/14_run.ipynb #6a8e9b74
 @patch
 def looks(self: Run, found, adapters, most=200):
-    "The image share of each class of word, on the first `most` answers of the untouched model: {model: {class: interval}}"
+    "The image share of each class of word, on the first `most` answers of the untouched model: {model: {class: interval}}; nothing where these have no words"
     from povid_nb import attention
     split = list(found["base"])[-1]
     said = found["base"][split]["captions"]
-    rows = [(image, c.caption, c.truth) for image, c in zip(found["base"][split]["images"].values(), said.captions) if c.caption][:most]
+    rows = [(image, c.caption, c.truth) for image, c in zip(found["base"][split]["images"].values(), said.captions) if any(map(str.isalnum, c.caption))][:most]
+    if not rows: return {}
     def make(folder):
         def of(adapter): return attention.shares(self.load(adapter), *_columns(rows, self.settings.prompt), vocabulary=said.vocabulary)
         shares = {who: of(adapter) for who, adapter in ({"base": None} | adapters).items()}
@@ -277,7 +278,7 @@ def go(self: Run):
     (self.out/"report.html").write_text(self.page(chosen, found, logs, drift, looks))
     return self.out/"report.html"
 
-# %% ../nbs/14_run.ipynb #95a2a1c5
+# %% ../nbs/14_run.ipynb #5f617c86
 @patch
 def page(self: Run, chosen, found, logs, drift, looks):
     "The report as HTML source"
@@ -293,8 +294,9 @@ def page(self: Run, chosen, found, logs, drift, looks):
     figures.append(("What noise brings out", "At the object words of right descriptions: the share of the probability that goes to the thing that is there (<i>true</i>), to its absent usual partner (<i>usual</i>), to other things of the picture (<i>there</i>), "
                     "to any other thing (<i>other</i>), and to words that name nothing (<i>rest</i>), as noise hides the picture. Stage 2 takes its lies from the middle of these curves.",
                     draw_drift(drift), "Shares of the probability over noise steps, before and after training"))
-    change = looks["stage2"]["change"]["all"]
-    figures.append(("Where it looks", f"The share of its attention that the model spends on the picture while it writes, by class of word (<i>invented</i>: things that are not there; <i>again</i>: things named before). "
+    if looks:
+        change = looks["stage2"]["change"]["all"]
+        figures.append(("Where it looks", f"The share of its attention that the model spends on the picture while it writes, by class of word (<i>invented</i>: things that are not there; <i>again</i>: things named before). "
                     f"All models read the same answers, those of the untouched one. Over all words the share changed by {100 * change['difference']:+.1f} points ({100 * change['low']:+.1f} to {100 * change['high']:+.1f}) from before to stage 2.",
                     draw_looks(looks), "Share of attention on the picture by class of word, for each model"))
     examples = {p.kind: p for p in reversed(chosen) if p.task != "question"}.values()      # the first pair of each kind
