@@ -15,12 +15,11 @@ LINK = re.compile(r"(\[[^]]*\]\([^)]*\))")
 
 
 def defined(source):
-    "The functions, classes and methods that a cell defines, named as nbdev's links name them"
-    for node in ast.parse(source).body:
-        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
+    "The public functions, classes and methods that a cell defines, named as nbdev's links name them"
+    is_public = lambda node: isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+    for node in filter(is_public, ast.parse(source).body):
         yield patch_name(node)
-        for part in node.body if isinstance(node, ast.ClassDef) else ():
-            if isinstance(part, ast.FunctionDef): yield f"{node.name}.{part.name}"
+        if isinstance(node, ast.ClassDef): yield from (f"{node.name}.{part.name}" for part in filter(is_public, node.body))
 
 
 class add_anchors(processors.Processor):

@@ -119,7 +119,7 @@ def problems(site, cfg=None, root=ROOT):
 
     for name, page in pages.items():
         for link in page.links: check_link(name, link)
-        for raw in re.findall(r"\[[^]]*\]\(http\S*", page.words): found.append(f"{name}: a link that is shown as it is written: {raw}")
+        for raw in re.findall(r"\[[^]]*\](?:\(http|\{#)\S*", page.words): found.append(f"{name}: a link that is shown as it is written: {raw}")
         for source, alt in page.pictures:
             if not (alt or "").strip(): found.append(f"{name}: a picture without words: {source[:80]}")
             if not urlsplit(source).scheme and not (site/inside(name, source)[0]).is_file():

@@ -50,7 +50,7 @@ def test_a_broken_page_is_found(tmp_path, before, after, problem):
 
 
 def test_every_name_that_an_exported_cell_defines_can_be_linked_to():
-    cell = "@patch\ndef put_on(self: VLM, folder): ...\nclass Run:\n    def load(self): ...\ndef run(): ...\nSTEPS = 3"
+    cell = "@patch\ndef put_on(self: VLM, folder): ...\nclass Run:\n    def __init__(self): ...\n    def load(self): ...\ndef run(): ...\ndef _own(): ...\nSTEPS = 3"
     assert list(docs.defined(cell)) == ["VLM.put_on", "Run", "Run.load", "run"]
 
 
