@@ -40,8 +40,9 @@ def parses(nb, path):
 
 
 def has_a_head(nb, path):
+    "nbdev makes the page's title of the first cell, and drops what else is in it"
     first = links.source(nb["cells"][0])
-    if not re.match(r"# .+\n\n?> .+", first): yield f"the first cell should be '# Title' and '> subtitle', it is {first[:80]!r}"
+    if not re.fullmatch(r"# .+\n\n?> .+\n?", first): yield f"the first cell should be '# Title' and '> subtitle' and no more, it is {first[:200]!r}"
 
 
 def has_its_badge(nb, path):
@@ -136,8 +137,8 @@ def a_picture(kind="image/png", data="abcd"):
 
 def sound():
     return {"metadata": {"widgets": {WIDGETS: {"state": {"m1": {}}}}}, "cells": [
-        a_cell(f"# A title\n\n> A subtitle\n\n{links.badge('04_noise.ipynb', CFG)}"),
-        a_cell("#| default_exp noise", []),
+        a_cell("# A title\n\n> A subtitle"),
+        a_cell(links.badge("04_noise.ipynb", CFG)),
         a_cell(links.setup_cell(CFG), []),
         a_cell("from povid_nb import noise\n%time x = 1\nawait f()", []),
         a_cell('#| fig-alt: "Two lines"\nplot()', [a_picture(), a_picture("text/html", '<img src="x" alt="A line">')]),
@@ -148,8 +149,8 @@ def sound():
 def spoil(nb, what):
     cells = nb["cells"]
     if what == "parses": cells[3]["source"] = "try: import x\nexcept ImportError: pass\nelse: %pip install x"
-    if what == "has_a_head": cells[0]["source"] = cells[0]["source"].replace("> A subtitle", "A subtitle")
-    if what == "has_its_badge": cells[0]["source"] = cells[0]["source"].replace("04_noise", "05_shift")
+    if what == "has_a_head": cells[0]["source"] += "\n\nLost on the site"
+    if what == "has_its_badge": cells[1]["source"] = cells[1]["source"].replace("04_noise", "05_shift")
     if what == "has_the_setup_cell": cells[2]["source"] += "  # on Colab"
     if what == "is_small": cells[4]["outputs"][0]["data"]["image/png"] = "a" * 1_000_000
     if what == "pictures_have_words": cells[4]["source"] = "plot()"
@@ -166,6 +167,9 @@ def test_each_check_passes_a_sound_notebook_and_finds_a_spoilt_one(check):
 
 
 def test_more_ways_to_spoil_a_notebook():
+    nb = sound()
+    nb["cells"][0]["source"] = "# A title\n\nA subtitle"
+    assert len(list(has_a_head(nb, "04_noise.ipynb"))) == 1
     nb = sound()
     nb["cells"][6]["source"] = "![](cat.png)"
     nb["cells"][4]["outputs"][1] = a_picture("text/html", '<img src="x">')
