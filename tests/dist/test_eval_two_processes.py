@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(not (ROOT/'povid_nb'/'tiny'/'config.json').exists(), reason='needs the built-in model (povid pretrain)')
 
 WORK = textwrap.dedent("""
     import json, os, sys, time

@@ -64,7 +64,6 @@ def test_the_package_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(not (ROOT/"povid_nb"/"cli.py").exists(), reason="the command line is not written yet")
 def test_help_imports_nothing_heavy():
     program = f"from povid_nb.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass\n{HEAVY}"
     done = run("-c", program)
@@ -72,7 +71,6 @@ def test_help_imports_nothing_heavy():
     assert "Usage" in done.stdout
 
 
-@pytest.mark.skipif(not (ROOT/"povid_nb"/"cli.py").exists(), reason="the command line is not written yet")
 def test_the_module_is_a_program():
     assert "Usage" in run("-m", "povid_nb.cli", "--help").stdout
 
