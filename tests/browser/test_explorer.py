@@ -18,8 +18,7 @@ shift.Explorer(VLM.load(), world.scenes("counter", "test", 2), steps=(0, 250, 50
 
 @pytest.fixture(scope="module")
 def vlm():
-    try: return VLM.load()
-    except FileNotFoundError as error: pytest.skip(str(error))
+    return VLM.load()
 
 @pytest.fixture(scope="module")
 def still(vlm, still_page):
