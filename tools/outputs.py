@@ -6,6 +6,7 @@ import nbformat
 from nbclient import NotebookClient
 from tools.links import ROOT, notebooks, settings
 
+VIEW = "application/vnd.jupyter.widget-view+json"
 SKIPPED = settings()["tst_flags"].split()
 
 
@@ -26,6 +27,7 @@ def save_outputs(file):
            resources={"metadata": {"path": str(file.parent)}}).execute()
     for cell in nb.cells:      # progress bars and warnings go to stderr: they are no results
         if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    if not any(VIEW in o.get("data", {}) for cell in nb.cells for o in cell.get("outputs", [])): nb.metadata.pop("widgets", None)
     nbformat.write(nb, file)
 
 
