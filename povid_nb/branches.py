@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEM', 'CHOSEN', 'REJECTED', 'PADDING', 'SEGMENT', 'LINEAGE', 'TREE_LAYERS', 'PACKED', 'BEST', 'FORMS', 'PASSING',
-           'KEPT', 'Row', 'Reader', 'encode', 'fits', 'tree_of', 'padded', 'pack', 'visible', 'additive', 'Tree',
+           'CACHES', 'Row', 'Reader', 'encode', 'fits', 'tree_of', 'padded', 'pack', 'visible', 'additive', 'Tree',
            'rotated', 'take', 'attend', 'tree_layer', 'teach', 'why_plain', 'HeadLogps', 'head_logps', 'Branches',
            'stack', 'spread', 'no_idle_layers', 'grid', 'best_of', 'widened', 'answer_logps', 'noisy_pixels', 'settled',
            'fingerprint', 'content_key', 'Cache', 'to', 'noisy_answers', 'Contrast', 'contrast']
@@ -463,18 +463,20 @@ def content_key(row):
     for name, value in sorted(row.images.items()): seal.update(f"{name} {tuple(value.shape)}".encode() + value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return seal.hexdigest()
 
-# %% ../nbs/09_branches.ipynb #baaac792
-KEPT = {"reference": ("token_logps", "hidden"), "features": ("token_logps", "hidden", "features")}
+# %% ../nbs/09_branches.ipynb #72d2e605
+CACHES = ("reference", "features")
 
 class Cache:
     "What the reference says of each pair, on disk, by content: safetensors files that several processes may write"
     def __init__(self,
         folder, branches,
-        keep="reference"): # "features" also keeps what the tower makes of the clean picture
-        if keep not in KEPT: raise ValueError(f"unknown cache {keep!r}; use one of: {', '.join(KEPT)}")
+        keep="reference",  # "features" also keeps what the tower makes of the clean picture
+        form="released"):  # the only form for which the reference's vectors are kept: with 7B they take 8 KB a token
+        if keep not in CACHES: raise ValueError(f"unknown cache {keep!r}; use one of: {', '.join(CACHES)}")
         if branches.why_plain: raise ValueError(f"nothing can be cached for {branches.vlm.name}: its answers do not share rows, since {branches.why_plain}; leave `cache` out")
         if moving := not branches.frozen_eyes(): raise ValueError(f"the tower or the projector of {branches.vlm.name} is trained, so what is cached of its pictures would go stale; leave `cache` out, or train the language model only")
-        self.branches, self.keep, self.waiting = branches, KEPT[keep], {}
+        self.branches, self.waiting = branches, {}
+        self.keep = ("token_logps", *["hidden"] * (form == "released"), *["features"] * (keep == "features"))
         self.folder = Path(folder)/fingerprint(branches.vlm)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.refresh()
@@ -533,13 +535,15 @@ def remember(self: Branches, clean, images):
     for i, (part, row) in enumerate(zip(h.split(sizes), real)):
         yield {"token_logps": logps[i][row], "hidden": part[chosen.expand_as(real)[i][row]], "features": seen[i]}
 
-# %% ../nbs/09_branches.ipynb #498a00ba
+# %% ../nbs/09_branches.ipynb #b8657432
 @patch
 def recall(self: Cache, keys, clean):
     "The kept tensors of several pairs, laid out for the batch `clean`"
     found = [self.get(key) for key in keys]
-    out = {"token_logps": grid(torch.cat([f["token_logps"] for f in found]).to(clean["real"].device), clean["real"]), "hidden": torch.cat([f["hidden"] for f in found])}
-    return out | ({"features": [f["features"] for f in found]} if "features" in self.keep else {})
+    out = {"token_logps": grid(torch.cat([f["token_logps"] for f in found]).to(clean["real"].device), clean["real"])}
+    if "hidden" in self.keep: out["hidden"] = torch.cat([f["hidden"] for f in found])
+    if "features" in self.keep: out["features"] = [f["features"] for f in found]
+    return out
 
 def to(batch, device):
     "A batch with all its tensors on `device`"

@@ -262,12 +262,12 @@ def branch_inputs(self: PovidTrainer, inputs, mode="train"):
     if self.cache and mode == "train": batch["cached"] = self.cache.recall(inputs["keys"], batch["clean"])
     return batch | {"form": args.form, "own": args.own_tokens}
 
-# %% ../nbs/10_train.ipynb #b92a4222
+# %% ../nbs/10_train.ipynb #4c4555ed
 @patch
 def fill_cache(self: PovidTrainer):
     "Let the reference score all pairs before training, each process its share"
     if not self.args.cache or self.cache: return
-    self.cache = Cache(self.args.cache_dir or Path(self.args.output_dir)/"cache", self.branches, self.args.cache)
+    self.cache = Cache(self.args.cache_dir or Path(self.args.output_dir)/"cache", self.branches, self.args.cache, self.args.form)
     rank, world = self.args.process_index, self.args.world_size
     mine = tqdm(range(rank, len(self.train_dataset), world), desc="reference", disable=rank > 0 or self.args.disable_tqdm)
     self.cache.fill((self.train_dataset[i]["row"] for i in mine), self.args.per_device_train_batch_size)

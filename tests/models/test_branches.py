@@ -287,6 +287,22 @@ def test_a_cached_reference_changes_nothing(vlms, name, tmp_path):
         assert (grads[0] - grads[1]).norm() / grads[0].norm() < 1e-5
 
 
+def test_only_the_released_form_keeps_vectors(vlms, tmp_path):
+    "Seventeen thousand answers of a 7B model would fill 15 GB with them. A cache made without is completed, not trusted"
+    vlm, branch = vlms["llava"], Branches(vlms["llava"])
+    rows = [branches.encode(vlm, a_pair(s)) for s in range(3)]
+    keys, batch = [branches.content_key(row) for row in rows], branch.collate(rows)
+    small = branches.Cache(tmp_path, branch, form="dpo")
+    small.fill(rows)
+    assert set(small.recall(keys, batch["clean"])) == {"token_logps"}
+    found = branch.step(**batch, cached=small.recall(keys, batch["clean"]))
+    assert torch.allclose(found["reference"], branch.step(**batch)["reference"], atol=2e-5)
+    whole = branches.Cache(tmp_path, branch)
+    assert not any(key in whole for key in keys)
+    whole.fill(rows)
+    assert set(whole.recall(keys, batch["clean"])) == {"token_logps", "hidden"}
+
+
 def test_filling_a_cache_never_holds_more_than_a_batch(vlms, tmp_path):
     "Seventeen thousand pictures as tensors would not fit: a row is asked for only when those before it are scored"
     vlm, branch = vlms["llava"], Branches(vlms["llava"])
