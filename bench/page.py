@@ -33,7 +33,7 @@ def training(found):
 `python -m bench train --json bench/results/train.json` ({origin(found)}).
 
 All contestants have the same weights, pairs and noise, and take turns in one run. Times are {found["clock"]}. A step is loss, gradient and AdamW; making batches is not measured.
-Memory is that of the tensors alive at the worst moment of a step, beyond those that are there between steps{', ' + found["memory_was"] if "memory_was" in found else ''}. The matrix rate is that of a product of 1024 by 1024 matrices on the same thread.
+Memory is that of the tensors alive at the worst moment of a step, beyond those that are there between steps. The matrix rate is that of a product of 1024 by 1024 matrices on the same thread.
 Loss and gradient are compared with the first row's.
 
 - **TRL** is `DPOTrainer` as it is; for POVID, a subclass that adds the noise branch to its loss. Away from CUDA it scores every position, and not the answers alone; that costs it more where the vocabulary is large. On a GPU it does not.
