@@ -7,6 +7,7 @@ __all__ = ['Row', 'Reader', 'encode', 'Branches', 'answer_logps', 'noisy_pixels'
 
 # %% ../nbs/09_branches.ipynb #99ed655c
 import functools, hashlib, json, re
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
@@ -24,7 +25,7 @@ from .loss import Logps, noise_mask, summed
 from .packing import PackedLayers, head_logps, pack, unpack
 from .pairs import Pair
 from .procs import patch
-from .vlm import VLM
+from .vlm import VLM, reading
 
 # %% ../nbs/09_branches.ipynb #d9b7ba6e
 @dataclass
@@ -287,6 +288,18 @@ def _reference_pass(self: Branches, clean, see, noisy, see_noisy, form, y_n, own
         (out["reference"], _), *rest = self.score(self.hidden(clean, see()), clean, *others)
         if on_clean: out["reference_noise"] = rest[0][0][:, :width]
     return out
+
+# %% ../nbs/09_branches.ipynb #8ec6ade4
+@patch
+def remember(self: Branches, clean: dict, images: dict) -> Iterable:
+    "What a cache keeps of each pair of a batch: a dictionary of tensors for each"
+    with reading(self.vlm.model), self.reference():
+        seen, real, width = self.look(images), clean["real"], clean["width"]
+        h = self.hidden(clean, seen)
+        (logps, _), = self.score(h, clean)
+    chosen = (torch.arange(real.shape[1], device=real.device) < width).expand_as(real)
+    for i, (part, row) in enumerate(zip(h.split(real.sum(1).tolist()), real)):
+        yield {"token_logps": logps[i][row], "hidden": part[chosen[i][row]], "features": seen[i]}
 
 # %% ../nbs/09_branches.ipynb #23cc5944
 def answer_logps(

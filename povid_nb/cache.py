@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fingerprint', 'Cache']
 
-# %% ../nbs/workshop/cache.ipynb #ddbb0f29
+# %% ../nbs/workshop/cache.ipynb #c75de0c2
 import functools, hashlib, json, weakref
 from collections.abc import Iterable
 from itertools import islice
@@ -15,7 +15,7 @@ from safetensors import safe_open
 from .branches import Branches, to_device
 from .packing import unpack
 from .procs import patch, write_tensors
-from .vlm import VLM, reading
+from .vlm import VLM
 
 # %% ../nbs/workshop/cache.ipynb #1b8bda79
 _PASSING = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache", "_attn_implementation")
@@ -110,7 +110,7 @@ class Cache:
         self._note(str(file), self.waiting)
         self.waiting = {}
 
-# %% ../nbs/workshop/cache.ipynb #3f5dbc76
+# %% ../nbs/workshop/cache.ipynb #88c581e8
 @patch
 def fill(self: Cache,
     rows: Iterable,        # of `Row`
@@ -136,14 +136,3 @@ def recall(self: Cache,
     if "hidden" in found: out["hidden"] = torch.cat(found["hidden"]).to(real.device)
     if "features" in found: out["features"] = [features.to(real.device) for features in found["features"]]
     return out
-
-@patch
-def remember(self: Branches, clean: dict, images: dict) -> Iterable:
-    "What a cache keeps of each pair of a batch: a dictionary of tensors for each"
-    with reading(self.vlm.model), self.reference():
-        seen, real, width = self.look(images), clean["real"], clean["width"]
-        h = self.hidden(clean, seen)
-        (logps, _), = self.score(h, clean)
-    chosen = (torch.arange(real.shape[1], device=real.device) < width).expand_as(real)
-    for i, (part, row) in enumerate(zip(h.split(real.sum(1).tolist()), real)):
-        yield {"token_logps": logps[i][row], "hidden": part[chosen[i][row]], "features": seen[i]}

@@ -87,9 +87,9 @@ def run(
     from povid_nb.world import DESCRIBE
     settings = dict(model=model, quantize=quantize, data=data, images=images, pairs=pairs, test_images=test_images, annotations=tuple(annotations or ()), n=n, seed=seed,
                     prompt=prompt or DESCRIBE, max_new_tokens=max_new_tokens, batch_size=batch_size, train=_assigned(set))
-    from povid_nb.train import check_world, leave
+    from povid_nb.procs import leave, world_size
     typer.echo(f"report: {run(out, **settings)}")
-    if check_world() > 1: leave()
+    if world_size() > 1: leave()
 
 # %% ../nbs/workshop/cli.ipynb #af033068
 @verb
@@ -234,7 +234,7 @@ def train(
     between: Annotated[str, typer.Option(help="Stage 2 starts from stage 1 merged into the weights (merge), or trains its adapter further (keep).")] = "merge",
     form: Annotated[Optional[str], typer.Option(help="Loss of the last stage: paper, released or mdpo; dpo; sft (right answers alone).")] = None,
     beta: Annotated[Optional[float], typer.Option(help="What a nat is worth.")] = None,
-    anchor: Annotated[Optional[float], typer.Option(help="Weight of the right answers' likelihood.")] = None,
+    nll_weight: Annotated[Optional[float], typer.Option(help="Weight of the NLL term of the right answers.")] = None,
     rank: Annotated[Optional[int], typer.Option(help="Rank of the adapter.")] = None,
     learning_rate: Annotated[Optional[float], typer.Option(help="Left out: what suits the model's size.")] = None,
     batch_size: Annotated[Optional[int], typer.Option(help="Pairs for each process and step.")] = None,
@@ -254,22 +254,22 @@ def train(
     asked = {name: value for name, value in locals().items() if value is not None and name != "config"}
     given = _assigned(set)
     if form: given.setdefault("stage1" if stage == "1" else "stage2", {}).setdefault("form", form)
-    plain = ("beta", "anchor", "rank", "learning_rate", "batch_size", "num_train_epochs", "max_steps", "save_steps", "noise_step", "noise_tokens", "cache", "gradient_checkpointing")
+    plain = ("beta", "nll_weight", "rank", "learning_rate", "batch_size", "num_train_epochs", "max_steps", "save_steps", "noise_step", "noise_tokens", "cache", "gradient_checkpointing")
     given |= {name: asked[name] for name in plain if name in asked}
     typer.echo(_train(asked, given))
 
 def _train(asked, given):
-    from povid_nb import pairs, train
+    from povid_nb import pairs, procs, stages
     from povid_nb.vlm import VLM
     from itertools import islice
-    train.check_world(asked.get("processes"))
+    procs.world_size(asked.get("processes"))
     source, out, rank = Path(asked["data"]), asked["out"], int(os.environ.get("RANK", 0))
     source = source/"pairs.jsonl" if (source/"pairs.jsonl").is_file() else asked["data"]
     some = list(islice(pairs.load(source, images=asked.get("images")), asked.get("limit")))
-    vlm = VLM.load(asked.get("model"), device=train.own_device(), quantize=asked.get("quantize"))
+    vlm = VLM.load(asked.get("model"), device=procs.own_device(), quantize=asked.get("quantize"))
     if rank == 0: _keep_settings(out/"train.yaml", asked)
-    train.train(vlm, some, out, asked["stage"], asked["between"], asked.get("adapter"), seed=asked["seed"], **given)
-    if train.check_world() > 1: train.leave()
+    stages.train(vlm, some, out, asked["stage"], asked["between"], asked.get("adapter"), seed=asked["seed"], **given)
+    if procs.world_size() > 1: procs.leave()
     return f"adapter: {out/'adapter'}"
 
 # %% ../nbs/workshop/cli.ipynb #595f9eac

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from .loss import dpo_loss, mdpo_loss, povid_loss
 
-# %% ../nbs/workshop/forms.ipynb #c0333a93
+# %% ../nbs/workshop/forms.ipynb #f173fb6e
 @dataclass(frozen=True)
 class Form:
     "One way to train: what its loss needs, and which settings it takes"
@@ -26,6 +26,10 @@ class Form:
     def takes(self, option: str) -> bool:
         "Whether a setting means something to this form"
         return option in self.options or option not in _OPTIONS
+
+    def only(self, options: dict) -> dict:
+        "Those of `options` that mean something to this form"
+        return {name: value for name, value in options.items() if self.takes(name)}
 
     def check(self, options: set) -> None:
         "Returns None where this form takes all of `options`; refuses the first that it does not"

@@ -89,7 +89,7 @@ def trade_off(found, split, ax=None):
     return ax
 
 # %% ../nbs/workshop/report.ipynb #bbe62ef6
-CURVES = {"loss": "loss", "rewards/margins": "margin of chosen\nover lie (reward)", "noise/margins": "margin of chosen\nover noise answer (reward)", "nll/chosen": "right answer,\nnats per token"}
+CURVES = {"loss": "loss", "rewards/margins": "margin of chosen\nover lie (reward)", "rewards/noise_margins": "margin of chosen\nover noise answer (reward)", "nll_loss": "right answer,\nnats per token"}
 
 def curves(logs):
     "Training curves; `logs` is {model: list of logged rows}"

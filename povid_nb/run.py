@@ -112,7 +112,7 @@ class Settings:
     prompt: str = world.DESCRIBE
     max_new_tokens: int = 128
     batch_size: int = 64             # when describing
-    train: dict = field(default_factory=dict)  # of training: any option of `train.train`, and {"stage1": {...}, "stage2": {...}, "sft": {...}} for one of them
+    train: dict = field(default_factory=dict)  # of training: any option of `stages.train`, and {"stage1": {...}, "stage2": {...}, "sft": {...}} for one of them
 
     def __post_init__(self):
         for name in ("n", "pairs"):
@@ -121,10 +121,13 @@ class Settings:
         if self.images and not self.data: raise ValueError("images is the folder of the pictures that data names, and there is no data")
 
     def options(self, part):
-        "Training options of `stage1`, `stage2` or `sft`: the common ones, and its own"
-        own = self.train.get(part, {}) | (dict(form="sft", cache=None) if part == "sft" else {})    # the control has no reference to cache
+        "Training options of `stage1`, `stage2` or `sft`: its own, and of the common ones those that its form takes"
+        from povid_nb.forms import find_form
+        own = self.train.get(part, {}) | (dict(form="sft") if part == "sft" else {})
+        common = {k: v for k, v in self.train.items() if k not in ("stage1", "stage2", "sft")}
+        form = find_form(own.get("form") or common.get("form") or ("paper" if part == "stage2" else "dpo"))
         kept = dict(between="keep") if self.quantize else {}                                        # an adapter cannot be merged into 4 bits
-        return kept | {k: v for k, v in self.train.items() if k not in ("stage1", "stage2", "sft")} | own
+        return kept | form.only(common) | own
 
 # %% ../nbs/14_run.ipynb #b9ef43aa
 class Run:
@@ -133,18 +136,18 @@ class Run:
         self.out, self.settings, self.steps = Path(out), settings, Steps(out)
 
     def load(self, adapter=None):
-        from povid_nb.train import own_device
+        from povid_nb.procs import own_device
         from povid_nb.vlm import VLM
         gc.collect()   # a trainer and its model hold each other, and a second model of 7B would not fit beside the first
         return VLM.load(self.settings.model, own_device(), quantize=self.settings.quantize, adapter=adapter)
 
     def check(self):
         "Mistakes in the training settings are told before any long work"
-        from povid_nb.train import settings
+        from povid_nb.stages import stage_settings
         vlm = self.load()
         for name, stage in (("sft", 1), ("stage1", 1), ("stage2", 2)):
             options = {k: v for k, v in self.settings.options(name).items() if k not in ("between", "processes")}
-            settings(vlm, stage, self.out/name, self.settings.seed, **options)
+            stage_settings(vlm, stage, self.out/name, self.settings.seed, **options)
 
     def make_pairs(self):
         "The preference pairs: given, or lies about scenes of the built-in world"
@@ -161,12 +164,13 @@ class Run:
 @patch
 def tune(self: Run, name, found, after=None):
     "One training: `sft`, `stage1` or `stage2`; returns the folder of its adapter"
-    from povid_nb.train import seal_of, train
+    from povid_nb.stages import train
+    from povid_nb.train import pairs_digest
     s = self.settings
     stage = "2" if name == "stage2" else "1"
     options = dict(disable_tqdm=not is_first()) | s.options(name)
     def make(folder): train(self.load(), found, folder, stage, adapter=after, seed=s.seed, **options)
-    decides = dict(model=s.model, quantize=s.quantize, pairs=seal_of(found), seed=s.seed, train={k: v for k, v in options.items() if k != "disable_tqdm"})
+    decides = dict(model=s.model, quantize=s.quantize, pairs=pairs_digest(found), seed=s.seed, train={k: v for k, v in options.items() if k != "disable_tqdm"})
     return self.steps(name, make, decides, after=["stage1"] if after else [])/"adapter"
 
 # %% ../nbs/14_run.ipynb #cd394848

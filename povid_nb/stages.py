@@ -76,7 +76,7 @@ def save_model(
     vlm.processor.save_pretrained(folder)
     return Path(folder)
 
-# %% ../nbs/workshop/stages.ipynb #4759d181
+# %% ../nbs/workshop/stages.ipynb #4fe2ae67
 _STAGES = {1: dict(form="dpo", num_train_epochs=3), 2: dict(form="paper", num_train_epochs=1)}
 
 def stage_settings(
@@ -108,7 +108,7 @@ def _options(stages, common, own):
     forms = {n: find_form(own[n].get("form", common.get("form", _STAGES[n]["form"]))) for n in stages}
     for option in common:
         if not any(form.takes(option) for form in forms.values()): forms[stages[-1]].check({option})
-    return {n: {k: v for k, v in common.items() if forms[n].takes(k)} | own[n] for n in stages}
+    return {n: forms[n].only(common) | own[n] for n in stages}
 
 # %% ../nbs/workshop/stages.ipynb #a8243387
 _RECORD = "povid.json"
@@ -138,7 +138,7 @@ def _last_checkpoint(folder):
     found = max(Path(folder).glob("checkpoint-*"), key=whole, default=None)
     return str(found) if found and whole(found) >= 0 else None
 
-# %% ../nbs/workshop/stages.ipynb #dcef963d
+# %% ../nbs/workshop/stages.ipynb #b2244707
 def _run_stage(vlm, data, n, adapter, args, eval_data, callbacks):
     "One stage: skipped where it is done, resumed where it was interrupted"
     folder, base, first = Path(args.output_dir), fingerprint(vlm), not hasattr(vlm.model, "disable_adapter")
@@ -192,8 +192,9 @@ def save_adapter(self: PovidTrainer, folder: str | Path, record: dict) -> None:
     for logged in self.state.log_history: last |= logged
     value = lambda name: f"{last[name]:.4g}" if name in last else "not logged"
     card = dict(base=self.vlm.name, stage=record["stage"], pairs=record["pairs"]["count"],
-                steps=self.state.global_step, per_step=args.train_batch_size * args.gradient_accumulation_steps * args.world_size, form=args.form,
-                rate=args.learning_rate, loss=value("loss"), margin=value("rewards/margins"),
+                per_step=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+                steps=self.state.global_step, form=args.form, rate=args.learning_rate,
+                loss=value("loss"), margin=value("rewards/margins"),
                 accuracy=value("rewards/accuracies"), of=record["base"])
     write_json(folder/"log.json", self.state.log_history)
     write_text(folder/"README.md", _CARD.format(**card))

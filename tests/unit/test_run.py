@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from typer.testing import CliRunner
-from povid_nb import inject, run, train
+from povid_nb import inject, run, stages, train
 from povid_nb.cli import _assigned, app
 from povid_nb.vlm import VLM
 
@@ -49,7 +49,7 @@ def test_every_part_of_a_shipped_configuration_can_be_trained(monkeypatch, tmp_p
     for part, stage in (("sft", 1), ("stage1", 1), ("stage2", 2)):
         options = chosen.options(part)
         assert options.pop("between", "merge") == ("keep" if quantize else "merge")
-        _, args = train.settings(vlm, stage, tmp_path, **options)
+        _, args = stages.stage_settings(vlm, stage, tmp_path, **options)
         assert args.form == {"sft": "sft", "stage1": "dpo", "stage2": "paper"}[part]
         assert args.cache == (None if part == "sft" else chosen.train.get("cache"))
 
@@ -81,8 +81,8 @@ def test_a_run_holds_one_model_at_a_time(tmp_path):
     "A trainer and its model hold each other, so that the model outlives the last name for it"
     def trained():
         vlm = whole.load()
-        adapter, args = train.settings(vlm, 1, tmp_path/"run")
-        train.PovidTrainer(train.add_adapter(vlm, **adapter), args, list(inject.WorldInjector().make(inject.world_examples(4))))
+        adapter, args = stages.stage_settings(vlm, 1, tmp_path/"run")
+        train.PovidTrainer(stages.add_adapter(vlm, **adapter), args, list(inject.WorldInjector().make(inject.world_examples(4))))
         return weakref.ref(vlm.base)
     whole = run.Run(tmp_path, run.Settings())
     gc.disable()
