@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['heatmap', 'strip', 'matrix', 'save']
 
-# %% ../nbs/workshop/attention_plots.ipynb #c2fdb7f7
-import json
+# %% ../nbs/workshop/attention_plots.ipynb #b2e65584
 from collections.abc import Sequence
 from pathlib import Path
 import numpy as np
-from . import stats, viz
+from . import procs, stats, viz
 from .attention import _AVERAGE, _CLASSES, _PARTS, Attention
 
 # %% ../nbs/workshop/attention_plots.ipynb #f331225d
@@ -105,7 +104,7 @@ def matrix(
     fig.colorbar(drawn, ax=axes, label="share of the attention", shrink=.8)
     return fig
 
-# %% ../nbs/workshop/attention_plots.ipynb #08f2502b
+# %% ../nbs/workshop/attention_plots.ipynb #68509a24
 def save(
     found: dict[str, Attention],          # from `base_and_tuned`
     folder: str | Path,
@@ -117,16 +116,15 @@ def save(
     first, folder = next(iter(found.values())), Path(folder)
     words = list(words or first.things())
     for word in words: first.tokens_of(word)                  # says so if one is missing, before anything is written
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {"strip.png": strip(found), "matrix.png": matrix(found)}
     if first.grid: figures["heatmap.png"] = heatmap(found, words)
     for name, figure in figures.items():
-        figure.savefig(folder/name, dpi=100, bbox_inches="tight", metadata={"Software": None})
+        how = dict(format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
+        procs.write_with(folder/name, lambda path: figure.savefig(path, **how))
         plt.close(figure)
     numbers = {name: _numbers(one, words) for name, one in found.items()}
     about |= {"answer": first.text, "words": words, "versions": stats.versions(), "models": numbers}
-    (folder/"attention.json").write_text(json.dumps(about, indent=1) + "\n")
-    return [folder/"attention.json", *(folder/name for name in figures)]
+    return [procs.write_json(folder/"attention.json", about), *(folder/name for name in figures)]
 
 def _numbers(found, words):
     plain, share = lambda values: np.round(values, 5).tolist(), found.image_share()

@@ -67,7 +67,9 @@ def by_line(text, change):
 
 
 def sidebar(text):
-    "The sidebar's commented lines come alive: an entry once its file exists, a section's two lines once it has an entry"
+    "The sidebar with its workshop section written anew, and its commented lines alive once their files exist"
+    shop = "".join(f"          - {path}\n" for path in workshop())
+    text = re.sub(r'(- section: "Workshop"\n +contents:\n)(?: +- workshop/.*\n)*', rf"\g<1>{shop}", text)
     lines, in_use = [], False
     for line in reversed(text.split("\n")):
         entry = re.fullmatch(r" *(?:# )?- ([\w/-]+\.ipynb)", line)
@@ -79,6 +81,32 @@ def sidebar(text):
         if heading and "section" in line: in_use = False
         lines.append(line)
     return "\n".join(reversed(lines))
+
+
+def workshop():
+    "The workshop's notebooks, as paths inside nbs/"
+    return sorted(f"workshop/{file.name}" for file in (ROOT/"nbs"/"workshop").glob("*.ipynb"))
+
+
+def idea(path):
+    "The one sentence under a notebook's title"
+    first = source(json.loads((ROOT/"nbs"/path).read_text(encoding="utf-8"))["cells"][0])
+    return re.search(r"^> (.+)", first, re.MULTILINE)[1]
+
+
+def workshop_table(cfg):
+    "The front page's table of the workshop"
+    rows = [f"| [`{Path(path).stem}`]({path}) | {idea(path)} | {badge(path, cfg)} |" for path in workshop()]
+    return "\n".join(["| module | what it is | |", "|------|--------------------|------|", *rows])
+
+
+def floor_table():
+    "CONTRIBUTING.md's table of floors"
+    floors = {}
+    for name, floor in FLOORS.items():
+        if (ROOT/"povid_nb"/f"{name}.py").exists(): floors.setdefault(floor, []).append(f"`{name}`")
+    rows = [f"| {floor} | {' '.join(names)} |" for floor, names in sorted(floors.items(), reverse=True)]
+    return "\n".join(["| floor | modules |", "|---|---|", *rows]) + "\n"
 
 
 def module_table():
@@ -99,13 +127,19 @@ def module_table():
     return "\n".join(rows)
 
 
-def notebook(text, cfg):
-    "A notebook with its set-up cell and its tables renewed"
+BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)")
+
+
+def notebook(text, cfg, path):
+    "The notebook at `path` inside nbs/ with its badge, its set-up cell and its tables renewed"
     nb = json.loads(text)
+    head = nb["cells"][:3] if path != "index.ipynb" else []
     def renew(cell):
         if is_setup(cell): return setup_cell(cfg)
         if cell["cell_type"] != "markdown": return source(cell)
         if source(cell).startswith("| floor | module |"): return module_table()
+        if source(cell).startswith("| module | what it is | |"): return workshop_table(cfg)
+        if cell in head: return BADGE.sub(badge(path, cfg), source(cell))
         return by_line(source(cell), lambda line: course_row(line, cfg))
     changed = False
     for cell in nb["cells"]:
@@ -149,8 +183,9 @@ def stale():
     for file in files():
         old = file.read_text(encoding="utf-8")
         new = owner(old, cfg)
-        if file.suffix == ".ipynb": new = notebook(new, cfg)
+        if file.suffix == ".ipynb": new = notebook(new, cfg, str(file.relative_to(ROOT/"nbs")))
         if file.name == "sidebar.yml": new = sidebar(new)
+        if file.name == "CONTRIBUTING.md": new = re.sub(r"\| floor \| modules \|\n(\|.*\n)+", floor_table(), new)
         if new != old: found[file] = new
     index, front = ROOT/"nbs"/"index.ipynb", ROOT/"README.md"
     page = readme(found.get(index) or index.read_text(encoding="utf-8"))

@@ -113,12 +113,12 @@ def test_notebook(file, check):
 def test_the_figures_shown_are_those_of_the_shipped_model():
     "After a new training, `make outputs` must follow"
     card = (ROOT/"povid_nb"/"tiny"/"README.md").read_text().partition("## Measured behaviour")[2]
-    pretrain = json.loads((ROOT/"nbs"/"16_pretrain.ipynb").read_text(encoding="utf-8"))
+    pretrain = json.loads((ROOT/"nbs"/"workshop"/"pretrain.ipynb").read_text(encoding="utf-8"))
     assert card.strip() in [text(output["data"].get("text/markdown", "")).strip() for _, output in outputs(pretrain) if "data" in output]
 
 
 def test_the_help_shown_is_that_of_the_commands():
-    cli = json.loads((ROOT/"nbs"/"15_cli.ipynb").read_text(encoding="utf-8"))
+    cli = json.loads((ROOT/"nbs"/"workshop"/"cli.ipynb").read_text(encoding="utf-8"))
     shown = [text(output.get("text", "")).strip() for _, output in outputs(cli)]
     for words in (["--help"], ["run", "--help"]):
         assert CliRunner(env={"COLUMNS": "80"}).invoke(app, words, prog_name="povid").output.strip() in shown

@@ -1,5 +1,5 @@
 "The house itself: floors, light imports, one setting for everything that is said more than once"
-import ast, re, subprocess, sys, tomllib
+import ast, graphlib, re, subprocess, sys, tomllib
 from pathlib import Path
 import pytest, yaml
 from tools import links
@@ -49,9 +49,9 @@ def test_the_library_imports_no_notebook_tools(file):
     assert not tops & {"nbdev", "fastcore", "execnb", "pytest", "jupytext"}
 
 
-def test_contributing_shows_the_same_floors():
-    rows = re.findall(r"^\| (\d) \| ((?:`\w+` ?)+)\|$", (ROOT/"CONTRIBUTING.md").read_text(), re.MULTILINE)
-    assert {name: int(floor) for floor, names in rows for name in re.findall(r"\w+", names)} == FLOORS
+def test_no_two_modules_import_each_other():
+    "Also on one floor, and also where an import stands inside a function"
+    graphlib.TopologicalSorter({file.stem: housemates(file.read_text()) - {file.stem} for file in MODULES}).prepare()
 
 
 # ---- Light imports ---------------------------------------------------------------------------------------------------
