@@ -222,4 +222,4 @@ def test_exercise():
              lambda t, image, answer: float(t[:, :, answer.roll(-1)][..., image].mean()), lambda t, image, answer: float(t[0, :, answer.roll(-1)][..., image].sum(-1).mean())]
     for fn in wrong:
         with pytest.raises(AssertionError): check.image_share(fn)
-    with pytest.raises(AssertionError, match="one line too late"): check.image_share(wrong[1])
+    with pytest.raises(AssertionError, match="one row too late"): check.image_share(wrong[1])
