@@ -1,5 +1,5 @@
 // The looker: an answer whose words can be pressed, and the picture, lit where each word attends.
-// One module for both uses: anywidget loads it in a notebook, and `Looker.html` writes it into a page without a kernel.
+// One module for both uses: anywidget loads it in a notebook, `Looker.html` writes it into a page without a kernel.
 
 const DARKEST = 0.82; // how much light the patch with no attention loses
 const NOTICED = ['known', 'key', 'exact', 'word', 'view', 'image', 'images', 'message'];

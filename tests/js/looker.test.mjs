@@ -59,7 +59,8 @@ test('the menus offer each layer once, and the heads of one layer', () => {
 test('what is said of a map', () => {
   assert.equal(percent(.12345), '12.3%');
   assert.equal(place(7, 3), 'row 3, column 2');
-  assert.equal(summary({values: [.1, .2, .9, .3], share: .5}, 2), '50.0% of the attention on the picture, most at row 2, column 1');
+  const map = {values: [.1, .2, .9, .3], share: .5};
+  assert.equal(summary(map, 2), '50.0% of the attention on the picture, most at row 2, column 1');
 });
 
 test('a still model keeps what is set', () => {
