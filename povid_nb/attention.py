@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
-from . import chair, shift, stats, world
+from . import coco, shift, stats, world
 from .vlm import VLM, open_image, reading
 
 # %% ../nbs/11_attention.ipynb #26b91e87
@@ -163,7 +163,7 @@ class Attention:
 
     def things(self) -> list[str]:
         "The objects that the answer names, in order; where it names none, the three words most on the picture"
-        found = sorted((m.start, m.end) for v in (_VOCABULARY, chair.coco_vocabulary()) for m in v.find(self.text))
+        found = sorted((m.start, m.end) for v in (_VOCABULARY, coco.coco_vocabulary()) for m in v.find(self.text))
         share = self.image_share()
         others = [word for word, tokens in sorted(self.words(), key=lambda w: -share[w[1]].mean())[:3]]
         return list(dict.fromkeys(self.text[a:b] for a, b in found)) or others
@@ -172,7 +172,7 @@ class Attention:
         return [i for i, (a, b) in enumerate(self.spans) if a < end and b > start and a < b]
 
 # %% ../nbs/11_attention.ipynb #853a76e6
-_VOCABULARY = chair.Vocabulary(world.SYNONYMS)
+_VOCABULARY = coco.Vocabulary(world.SYNONYMS)
 
 def _spans_of(vlm, ids):
     "The text of an answer, and which part of it each token wrote"
@@ -277,7 +277,7 @@ _FUNCTION = set(
 def word_classes(
     found: Attention,
     truth: set[str] | None = None,   # the objects that are there; None: unknown, so none counts as hallucinated
-    vocabulary: chair.Vocabulary = _VOCABULARY,
+    vocabulary: coco.Vocabulary = _VOCABULARY,
     attributes: Sequence[str] = tuple(world.COLOURS),
 ) -> list[str | None]:
     "The class of each token: object, hallucinated, repeated, attribute, function or other; None for punctuation"
@@ -320,7 +320,7 @@ def image_shares(
     prompts: str | Sequence[str],
     answers: Sequence[str],
     truths: Sequence | None = None,     # the objects in each image; None: what a scene says, or nothing
-    vocabulary: chair.Vocabulary = _VOCABULARY,
+    vocabulary: coco.Vocabulary = _VOCABULARY,
     attributes: Sequence[str] = tuple(world.COLOURS),
     batch_size: int = 8,
 ) -> ImageShares:

@@ -188,24 +188,6 @@ def _image_share(fn):
         _expect(case, came if came is None else float(came), share(1), 1e-5)
 
 @_exercise
-def _standard_error(fn):
-    "The standard error of a judged score"
-    cases = {(0, 2, 100, 1): .2, (1, 0, 25, 4): .1, (3, 4, 25, 1): 1., (3, 4, 25, 9): 17 ** .5 / 5}
-    for case, expected in cases.items():
-        _expect(f"{case} (only the spread between gradings shrinks with their number)", fn(*case), expected)
-
-@_exercise
-def _expected(fn):
-    "Accuracy asked once and over all rotations, of a model that knows a share and guesses the rest"
-    cases = [(0, 4, .25, 1 / 256), (1, 4, 1, 1), (.5, 4, .625, .501953125), (.2, 2, .6, .4)]
-    for known, n, once, circular in cases:
-        came = fn(known, n)
-        case = f"a model that knows {known} of the answers, {n} options"
-        _expect(f"how many numbers for {case}", came if came is None else len(came), 2)
-        _expect(f"{case}, asked once", came[0], once)
-        _expect(f"{case}, all rotations right (it guesses afresh in each)", came[1], circular)
-
-@_exercise
 def _images_needed(fn):
     "The number of images for an interval of a given half-width"
     for rate, half, n in [(.5, .05, 385), (.45, .01, 9508), (.1, .03, 385), (.2, .02, 1537)]:
