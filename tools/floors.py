@@ -50,7 +50,9 @@ FLOORS = {
     "explorer": 7,
     "trust": 7,
     "looker": 7,
+    "attention_plots": 7,
     "cache": 7,
+    "vcd": 7,
     # 8: training
     "train": 8,
     "stages": 8,
