@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'OFFLINE', 'GATED', 'pick_device', 'pick_dtype', 'patch', 'VLM', 'image_token_of', 'find_model', 'read',
-           'read_config', 'read_processor', 'read_model', 'four_bits', 'quietly', 'open_image', 'line_up',
-           'check_image', 'changed', 'reading', 'seeded', 'Score', 'Word', 'misfit']
+           'read_config', 'read_processor', 'read_model', 'four_bits', 'quietly', 'line_up', 'changed', 'reading',
+           'seeded', 'Score', 'Word', 'misfit']
 
 # %% ../nbs/01_vlm.ipynb #ce6360c4
 import importlib.resources, importlib.util, json, math, warnings
@@ -15,7 +15,7 @@ from pathlib import Path
 
 # %% ../nbs/01_vlm.ipynb #b65ef569
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from safetensors import safe_open
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -25,6 +25,7 @@ from transformers.utils import logging as hf_logging
 
 # %% ../nbs/01_vlm.ipynb #ac108cba
 from . import world
+from .pictures import check_image, open_image
 
 # %% ../nbs/01_vlm.ipynb #41b26af8
 def pick_device(
@@ -236,18 +237,6 @@ def tokens_after(self: VLM, text, more):
     raise ValueError(f"{more!r} cannot be told apart from what stands before it (...{text[-20:]!r}): one token reaches over the border; "
                      "let the first text end where a word ends")
 
-# %% ../nbs/01_vlm.ipynb #ff7c2f93
-def open_image(image):
-    "A Pillow image, a path, or anything with `.image()`, as an RGB picture"
-    if hasattr(image, "image"): image = image.image()
-    if isinstance(image, (str, Path)):
-        path = image
-        if not Path(path).is_file(): raise FileNotFoundError(f"no image file at {path}")
-        try: image = Image.open(path).convert("RGB")
-        except (UnidentifiedImageError, OSError): raise ValueError(f"{path} is not an image that Pillow can read (or it is cut short)") from None
-    if not isinstance(image, Image.Image): raise TypeError(f"expected a picture (a Pillow image, a path, or a scene), got {type(image).__name__}")
-    return image.convert("RGB")
-
 # %% ../nbs/01_vlm.ipynb #2c2abf3c
 def line_up(images, **texts):
     "Lists of one length for `images` and the named `texts`, with single ones repeated; and whether all were single"
@@ -262,12 +251,6 @@ def line_up(images, **texts):
     return {name: v * n if single[name] else v for name, v in given.items()}, not sizes
 
 # %% ../nbs/01_vlm.ipynb #06dbaffd
-def check_image(image):
-    "Find what is no picture without reading any pixels"
-    if isinstance(image, Image.Image) or hasattr(image, "image"): return
-    try: Image.open(image).close()
-    except (UnidentifiedImageError, OSError, AttributeError, TypeError): open_image(image)   # says what is wrong
-
 @patch
 def check(self: VLM, images, **texts):
     "`line_up`, after a look at every image and every text"

@@ -61,6 +61,7 @@ FLOORS = {
     "run": 9,
     "trials": 9,
     "check": 9,
+    "doctor": 9,
     "cli": 10,
 }
 
