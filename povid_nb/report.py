@@ -148,7 +148,7 @@ def page(
     parts.append(section("What can be counted", note("In percent, with 95 % bootstrap intervals over pictures. A model that says less invents less, so recall and length stand beside CHAIR, "
                  "and the dotted line in each figure is the untuned model with its captions cut short: on it, a model is only quieter; below it, it is better."), *sum((scores(found, split) for split in found["base"]), [])))
     if logs: parts.append(section("How the training went", still(curves(logs), "Loss and margins over training steps")))
-    parts += [section(title, f"<p>{text}</p>", still(figure, alt)) for title, text, figure, alt in figures]
+    parts += [section(title, f"<p>{text}</p>", still(figure, alt) if figure else "") for title, text, figure, alt in figures]
     parts.append(section("Repeat it", f"<p><code>{html.escape(command)}</code></p>", note(html.escape(", ".join(f"{k} {v}" for k, v in stats.versions().items()))),
                  f"<details><summary>All settings</summary><pre>{html.escape(json.dumps(settings or {}, indent=1))}</pre></details>", note("Every figure is in <code>report.json</code>, every answer in the JSONL files beside it.")))
     return viz.page("Naming what is there", *parts)

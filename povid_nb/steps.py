@@ -21,7 +21,8 @@ def _seal(settings, above):
     return _digest(json.dumps([settings, above], sort_keys=True).encode())
 
 def _digest_of_file(path):
-    with open(path, "rb") as file: return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=12)).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=12)).hexdigest()
 
 def _files(folder):
     "The results in a folder: relative path -> digest"
@@ -47,7 +48,7 @@ class Steps:
         out: str | Path,
         fresh: bool = False,   # set everything aside that is there, and begin anew
     ):
-        self.out, self.seals, self.seconds = Path(out), {}, {}
+        self.out, self.seals, self.folders, self.seconds = Path(out), {}, {}, {}
         if fresh and is_main(): set_aside(self.out)
         barrier()
 
@@ -69,7 +70,7 @@ class Steps:
             record |= {"seconds": round(time.monotonic() - start, 1)}
             if is_main(): write_json(folder/RECORD, record | {"files": _files(folder)})
             barrier()
-        self.seconds[name] = record["seconds"]
+        self.folders[name], self.seconds[name] = folder, record["seconds"]
         return folder
 
     def done(self, name: str, settings: dict, after: Iterable[str] = ()) -> bool:
@@ -91,12 +92,14 @@ class Steps:
         found = self._find(name, seal)
         if found and (fault := _fault(*found)):
             kept = set_aside(found[0], "damaged")
-            print(f"{name}: {fault}; the step is done again, and what was there is kept in {kept.name}", flush=True)
+            print(f"{name}: {fault}; the step is done again, what was there is kept in {kept.name}", flush=True)
         elif found: return
         plain, other = self._places(name, seal)
         if plain.exists() and _record(plain) is None: set_aside(plain)         # not made by a run
         folder = other if plain.exists() else plain
-        if folder == other: print(f"{name}: settings have changed; the earlier result stays in {plain.name}, this one goes to {other.name}", flush=True)
+        if folder == other:
+            print(f"{name}: settings have changed; the earlier result stays in {plain.name}, "
+                  f"this one goes to {other.name}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder/RECORD, {"seal": seal, "settings": settings})
 
