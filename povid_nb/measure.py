@@ -9,10 +9,10 @@ __all__ = ['VOCABULARY', 'RESULTS', 'inventions', 'measure', 'baseline']
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from . import chair, pope, stats, world
+from . import chair, coco, pope, stats, world, yesno
 
 # %% ../nbs/workshop/measure.ipynb #59d9d9cb
-VOCABULARY = chair.Vocabulary(world.SYNONYMS)                          # the words of the drawn world
+VOCABULARY = coco.Vocabulary(world.SYNONYMS)                          # the words of the drawn world
 RESULTS = Path(str(importlib.resources.files("povid_nb")))/"results"   # of long runs, shipped with the package
 
 _RATES = {"partner": lambda sums: stats.ratio(sums.partners_named, sums.partners),
@@ -32,7 +32,7 @@ def measure(
     folder: str | Path,                      # where answers are kept
     images: Mapping,                         # id -> picture
     truths: Mapping,                         # id -> the things that are there
-    vocabulary: chair.Vocabulary = VOCABULARY,
+    vocabulary: coco.Vocabulary = VOCABULARY,
     prompt: str = world.DESCRIBE,
     per_image: int = 2,                      # POPE's questions of each kind
     batch_size: int = 64,
@@ -41,9 +41,9 @@ def measure(
     "Captions with CHAIR, and POPE, of one set of pictures"
     folder = Path(folder)
     written = chair.describe_all(vlm, images, folder/"captions.jsonl", prompt, batch_size, **decoding)
-    scored = chair.score([text for _, text in written], [truths[i] for i in images], vocabulary)
+    scored = chair.score([text for _, text in written], [truths[i] for i in images], vocabulary, images)
     questions = pope.build_questions(truths, per_image=per_image)
-    answered = pope.score(questions, pope.answer_all(vlm, images, questions, folder/"pope.jsonl"))
+    answered = pope.score(questions, yesno.answer_all(vlm, images, questions, folder/"pope.jsonl"))
     return dict(images=images, captions=scored, asked=answered,
                 chair=scored.scores(prompt=prompt, decoding=decoding or "greedy"),
                 pope=answered.scores(by="probability of yes against no", per_image=per_image))

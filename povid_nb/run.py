@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from . import chair, measure, pairs, report, shift, stats, viz, world
+from . import coco, measure, pairs, report, shift, stats, viz, world
 from .procs import is_main, patch, write_json, write_text
 from .steps import Steps
 
@@ -113,9 +113,9 @@ def judge(self: Run, who, adapter=None):
 
 @patch
 def photographs(self: Run, vlm, folder, how):
-    s, vocabulary = self.settings, chair.coco_vocabulary()
-    truths = chair.read_truths(*s.annotations, vocabulary=vocabulary)
-    files = chair.some(chair.find_images(s.test_images, truths), s.n, s.seed)
+    s, vocabulary = self.settings, coco.coco_vocabulary()
+    truths = coco.read_truths(*s.annotations, vocabulary=vocabulary)
+    files = coco.find_images(s.test_images, truths, s.n, s.seed)
     there = {i: truths[i] for i in files}
     return {"photos": measure.measure(vlm, Path(folder)/"photos", files, there, vocabulary, per_image=3, **how)}
 
@@ -138,7 +138,7 @@ def drift(self: Run, found, adapter, most=40):
     "The shares at the object words of right descriptions over noise steps, before and after: {when: curves}"
     s, most, known = self.settings, min(most, self.settings.n), {}
     if s.test_images:
-        find = chair.coco_vocabulary()
+        find = coco.coco_vocabulary()
         described = [_Described(p, {m.kind for m in find.find(p.chosen)}) for p in found if p.task == "caption"][:most]
         known = dict(vocabulary={kind: [kind] for kind in find.kinds}, partners={})
     else: described = world.scenes("counter", "test", most)
