@@ -27,7 +27,9 @@ from transformers.masking_utils import eager_mask
 
 # %% ../nbs/11_attention.ipynb #d6fdb985
 from . import chair, shift, stats, viz, world
-from .vlm import VLM, open_image, patch, reading
+from .pictures import open_image
+from .procs import patch
+from .vlm import VLM, reading
 
 # %% ../nbs/11_attention.ipynb #26b91e87
 @dataclass
@@ -280,7 +282,7 @@ def heatmap(
     return fig
 
 # %% ../nbs/11_attention.ipynb #5948ee92
-HUES = {"object": viz.MEANING["right"], "invented": viz.MEANING["wrong"], "again": viz.COLOURS["sky"], "attribute": viz.COLOURS["purple"], "function": "#999999", "other": "#555555"}
+HUES = {"object": viz.COLOURS["right"], "invented": viz.COLOURS["wrong"], "again": viz.COLOURS["sky"], "attribute": viz.COLOURS["purple"], "function": "#999999", "other": "#555555"}
 HATCHES = {"invented": "///", "again": "...", "attribute": "xx"}
 
 # %% ../nbs/11_attention.ipynb #96b01986

@@ -28,7 +28,8 @@ from transformers import LogitsProcessor
 # %% ../nbs/09_branches.ipynb #c0ef7235
 from . import noise
 from .loss import Logps, counts, summed
-from .vlm import VLM, patch, reading
+from .procs import patch
+from .vlm import VLM, reading
 
 # %% ../nbs/09_branches.ipynb #d9b7ba6e
 @dataclass

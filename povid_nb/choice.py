@@ -212,7 +212,7 @@ def answer_all(
     if pictureless := sum(c.image is None for c in choices):
         raise ValueError(f'{pictureless} of {len(choices)} questions '
                          f'have no picture: keep to the image subset')
-    write = lambda batch: vlm.answer([c.image for c in batch], [c.prompt(suffix) for c in batch], batch_size=len(batch), **decoding)
+    write = lambda batch: vlm.describe([c.image for c in batch], [c.prompt(suffix) for c in batch], batch_size=len(batch), **decoding)
     ways = {'generation': write, 'letters': lambda batch: letter_answers(vlm, batch, suffix), 'options': lambda batch: option_answers(vlm, batch)}
     if by not in ways: raise ValueError(f'by={by!r}: expected {", ".join(ways)}')
     items = [{'id': f'{c.id}/{c.turn}', 'choice': c} for c in choices]

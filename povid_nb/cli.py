@@ -176,7 +176,8 @@ def attend(
     model: Model = None, adapter: Adapter = None, config: Config = None):
     "Where an answer looks, word by word; with an adapter, before and after training."
     from povid_nb import attention
-    from povid_nb.vlm import VLM, check_image
+    from povid_nb.pictures import check_image
+    from povid_nb.vlm import VLM
     check_image(image)
     vlm, chosen = VLM.load(model, adapter=adapter), [word.strip() for word in (words or "").split(",") if word.strip()]
     about = dict(image=str(image), prompt=prompt, model=vlm.name, adapter=adapter and str(adapter))
@@ -301,7 +302,7 @@ def findings():
     import importlib.util, platform, shutil
     import torch
     from povid_nb.stats import versions
-    from povid_nb.vlm import find_model, pick_device, pick_dtype
+    from povid_nb.load import find_model, pick_device, pick_dtype
     device = pick_device()
     yield "python", platform.python_version(), None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "use Python 3.11 to 3.13"
     yield "packages", ", ".join(f"{k} {v}" for k, v in versions(("torch", "transformers", "peft", "trl", "diffusers")).items() if k != "python"), None

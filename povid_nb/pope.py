@@ -360,7 +360,7 @@ def _row_of(item, text): return {'question_id': item['row']['question_id'], 'spl
 
 def _by_generation(vlm, decoding):
     def answer(batch):
-        texts = vlm.answer([b['image'] for b in batch], [b['text'] for b in batch], batch_size=len(batch), **decoding)
+        texts = vlm.describe([b['image'] for b in batch], [b['text'] for b in batch], batch_size=len(batch), **decoding)
         return [_row_of(b, t) for b, t in zip(batch, texts)]
     return answer
 

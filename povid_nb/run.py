@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from . import chair, pairs, pope, report, shift, stats, viz, world
-from .vlm import patch
+from .procs import patch
 
 # %% ../nbs/14_run.ipynb #cf531979
 VOCABULARY = chair.Vocabulary(world.SYNONYMS)

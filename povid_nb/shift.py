@@ -22,7 +22,9 @@ from tqdm import tqdm
 
 # %% ../nbs/05_shift.ipynb #6dfaa6a9
 from . import noise, stats, viz, world
-from .vlm import open_image, patch, reading
+from .pictures import open_image
+from .procs import patch
+from .vlm import reading
 
 # %% ../nbs/05_shift.ipynb #55240e47
 STEPS = (*range(0, 1000, 50), 999)
@@ -146,7 +148,7 @@ def plot(self: Sweep, true=None, usual=None, ax=None, most=7):
     "Mean and spread of each word over noise steps, each line with its word"
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6.4, 3.2), layout="constrained")[1]
-    colours, others = {true: viz.MEANING["right"], usual: viz.MEANING["usual"]}, itertools.cycle(("sky", "purple", "blue", "black"))
+    colours, others = {true: viz.COLOURS["right"], usual: viz.COLOURS["usual"]}, itertools.cycle(("sky", "purple", "blue", "black"))
     shown = sorted(range(len(self.words)), key=lambda i: (self.words[i] != true, self.words[i] != usual, -self.mean[:, i].max()))[:most]
     for i, line in zip(shown, itertools.chain(("-", "--"), itertools.cycle((":", "-.")))):
         word, mean, spread = self.words[i], self.mean[:, i], self.spread[:, i]
@@ -307,8 +309,8 @@ def draw_curves(curves, steps, ax=None, title=""):
     "The same, from curves that were kept"
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6.4, 3.4), layout="constrained")[1]
-    looks = dict(true=(viz.MEANING["right"], "-"), usual=(viz.MEANING["usual"], "--"), there=(viz.COLOURS["blue"], ":"),
-                 other=(viz.MEANING["other"], "-."), rest=(viz.COLOURS["black"], (0, (1, 3))))
+    looks = dict(true=(viz.COLOURS["right"], "-"), usual=(viz.COLOURS["usual"], "--"), there=(viz.COLOURS["blue"], ":"),
+                 other=(viz.COLOURS["other"], "-."), rest=(viz.COLOURS["black"], (0, (1, 3))))
     for name, intervals in curves.items():
         value, low, high = np.array(intervals).T
         ax.plot(steps, value, linestyle=looks[name][1], color=looks[name][0], lw=2, label=name)
