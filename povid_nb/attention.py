@@ -26,7 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 # %% ../nbs/11_attention.ipynb #d6fdb985
-from . import chair, shift, stats, viz, world
+from . import coco, shift, stats, viz, world
 from .pictures import open_image
 from .procs import patch
 from .vlm import VLM, reading
@@ -334,7 +334,7 @@ CLASSES = {"object": "a thing that is there, named for the first time", "invente
            "attribute": "a colour", "function": "a, the, is, of, ...", "other": "all other words"}
 FUNCTION = set("a an the this that these those it its he she they we you i is are was were be been has have had do does can could may might will would there here and or but also "
                "of in on at to from by with as for near beside next above below under over between behind".split())
-VOCABULARY = chair.Vocabulary(world.SYNONYMS)
+VOCABULARY = coco.Vocabulary(world.SYNONYMS)
 
 # %% ../nbs/11_attention.ipynb #0f1e9ab2
 def classes(
@@ -575,7 +575,7 @@ def grid(found):   # from `differences`
 # %% ../nbs/11_attention.ipynb #700e14a2
 def named_words(look, vocabularies=(VOCABULARY, None)):
     "The things that an answer names, first mentions, in order; without any, the three words that look at the picture most"
-    found = sorted((m.start, m.end) for v in vocabularies for m in (v or chair.coco_vocabulary()).find(look.text))
+    found = sorted((m.start, m.end) for v in vocabularies for m in (v or coco.coco_vocabulary()).find(look.text))
     words = list(dict.fromkeys(look.text[a:b] for a, b in found))
     share = look.image_share()
     return words or [word for word, tokens in sorted(look.words(), key=lambda w: -share[w[1]].mean())[:3]]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['habit_strength', 'answer_logps', 'fair', 'read_answer', 'step_for_ratio', 'half_step', 'changed', 'effective',
-           'best_policy', 'lineage', 'image_share', 'standard_error', 'expected', 'images_needed', 'wait']
+           'best_policy', 'lineage', 'image_share', 'images_needed', 'wait']
 
 # %% ../nbs/workshop/check.ipynb #b5ec4435
 def _expect(case, came, expected, tolerance=1e-6):
@@ -168,28 +168,9 @@ def image_share(fn):
         _expect(f"{len(is_image)} tokens, {int(is_image.sum())} of them picture, {int(is_answer.sum())} of them answer", float(came), share(1), 1e-5)
     _passed("image_share")
 
-# %% ../nbs/workshop/check.ipynb #f94c59a5
-def standard_error(fn):
-    "Check the exercise of 12_judge"
-    for case, expected in [((0, 2, 100, 1), .2), ((1, 0, 25, 4), .1), ((3, 4, 25, 1), 1.), ((3, 4, 25, 9), 17**.5/5)]:
-        got = fn(*case)
-        assert got is not None, 'standard_error returned None'
-        assert abs(got - expected) < 1e-9, f'standard_error{case} should be {expected:.4f}, not {got:.4f}. Only the spread between gradings shrinks with their number'
-    print('Right: more items beat more gradings.')
-
-# %% ../nbs/workshop/check.ipynb #f7c80ce6
-def expected(fn):
-    "Check the exercise of 13_choice"
-    for known, n, once, circular in [(0, 4, .25, 1/256), (1, 4, 1, 1), (.5, 4, .625, .501953125), (.2, 2, .6, .4)]:
-        got = fn(known, n)
-        assert got is not None and len(got) == 2, 'give back two numbers: asked once, and over all rotations'
-        assert abs(got[0] - once) < 1e-9, f'expected({known}, {n}): asked once should be {once}, not {got[0]}'
-        assert abs(got[1] - circular) < 1e-9, f'expected({known}, {n}): over all rotations should be {circular}, not {got[1]}. It guesses afresh in each of the {n} rotations'
-    print('Right: four lucky guesses in a row are rare.')
-
 # %% ../nbs/workshop/check.ipynb #de7e7ef4
 def images_needed(fn):
-    "Check the exercise of 17_stats"
+    "Check the exercise of 02_chair"
     for rate, half, n in [(.5, .05, 385), (.45, .01, 9508), (.1, .03, 385), (.2, .02, 1537)]:
         got = fn(rate, half)
         assert got is not None, 'images_needed returned None: give back a whole number'

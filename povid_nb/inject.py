@@ -19,7 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from pydantic import BaseModel
 from tqdm import tqdm
-from . import chair, pairs, stats, viz, world
+from . import coco, pairs, stats, viz, world
 from .client import Client, Request
 from .pairs import Edit, Example, Pair, picture
 
@@ -394,7 +394,7 @@ def is_true(pair):
 
 _VOCABULARIES = {}
 def _vocabulary(name):
-    if name not in _VOCABULARIES: _VOCABULARIES[name] = chair.coco_vocabulary() if name == "coco" else chair.Vocabulary(world.SYNONYMS)
+    if name not in _VOCABULARIES: _VOCABULARIES[name] = coco.coco_vocabulary() if name == "coco" else coco.Vocabulary(world.SYNONYMS)
     return _VOCABULARIES[name]
 
 # %% ../nbs/07_inject.ipynb #aea0e751

@@ -12,11 +12,11 @@ import gc, hashlib, importlib.resources, json, os, shlex, shutil, time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from . import chair, pairs, pope, report, shift, stats, viz, world
+from . import chair, coco, pairs, pope, report, shift, stats, viz, world, yesno
 from .procs import patch
 
 # %% ../nbs/14_run.ipynb #cf531979
-VOCABULARY = chair.Vocabulary(world.SYNONYMS)
+VOCABULARY = coco.Vocabulary(world.SYNONYMS)
 RESULTS = Path(str(importlib.resources.files("povid_nb")))/"results"     # of runs that take long: they travel with the package
 RATES = {"partner": lambda s: stats.ratio(s.partners_named, s.partners), "bystander": lambda s: stats.ratio(s.bystanders_named, s.bystanders)}
 
@@ -32,9 +32,9 @@ def measure(
     vocabulary=VOCABULARY, prompt=world.DESCRIBE, per_image=2, batch_size=64, **decoding):
     "Captions with CHAIR, and POPE, of one set of pictures"
     captions = [text for _, text in chair.describe_all(vlm, images, Path(folder)/"captions.jsonl", prompt, batch_size, **decoding)]
-    scored = chair.score(captions, [truths[i] for i in images], vocabulary)
+    scored = chair.score(captions, [truths[i] for i in images], vocabulary, images)
     questions = pope.build_questions(truths, per_image=per_image)
-    asked = pope.score(questions, pope.answer_all(vlm, images, questions, Path(folder)/"pope.jsonl"))
+    asked = pope.score(questions, yesno.answer_all(vlm, images, questions, Path(folder)/"pope.jsonl"))
     return dict(images=images, captions=scored, asked=asked, chair=scored.scores(prompt=prompt, decoding=decoding or "greedy"),
                 pope=asked.scores(by="probability of yes against no", per_image=per_image))
 
@@ -184,9 +184,9 @@ def judge(self: Run, who, adapter=None):
 @patch
 def photos(self: Run, vlm, folder, how):
     s = self.settings
-    vocabulary = chair.coco_vocabulary()
-    truths = chair.read_truths(*s.annotations, vocabulary=vocabulary)
-    files = chair.some(chair.find_images(s.test_images, truths), s.n, s.seed)
+    vocabulary = coco.coco_vocabulary()
+    truths = coco.read_truths(*s.annotations, vocabulary=vocabulary)
+    files = coco.find_images(s.test_images, truths, s.n, s.seed)
     return {"photos": measure(vlm, Path(folder)/"photos", files, {i: truths[i] for i in files}, vocabulary, per_image=3, **how)}
 
 # %% ../nbs/14_run.ipynb #db4009f6
@@ -208,7 +208,7 @@ def drift(self: Run, chosen, adapter, most=40):
     "The shares at the object words of right descriptions over noise steps, before and after: {when: curves}"
     s, most = self.settings, min(most, self.settings.n)
     if s.test_images:
-        find = chair.coco_vocabulary()
+        find = coco.coco_vocabulary()
         told = [Told(p, {m.kind for m in find.find(p.chosen)}) for p in chosen if p.task == "caption"][:most]
         known = dict(vocabulary={kind: [kind] for kind in find.kinds}, partners={})
     else: told, known = world.scenes("counter", "test", most), {}

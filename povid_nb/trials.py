@@ -36,7 +36,7 @@ MEASURES = {name: chair.MEASURES[name] for name in ("chair_s", "chair_i", "recal
 
 def counts(measured):
     "Of what `run.measure` found, the counts of each picture: {name: list}"
-    table = chair.columns(measured["captions"].captions)
+    table = measured["captions"].columns
     rows = measured["asked"].rows
     kept = {k: table[k] for k in ("any_wrong", "wrong", "mentions", "found", "there", "words", "n")}
     asked = {"right": lambda r: r["said"] == (r["label"] == "yes"), "asked": lambda r: 1}

@@ -10,6 +10,7 @@ FLOORS = {
     "procs": 0,
     # 1: no model is known here
     "pictures": 1,
+    "answers": 1,
     "stats": 1,
     "viz": 1,
     "noise": 1,

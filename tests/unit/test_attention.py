@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from povid_nb import attention, chair, check, world
+from povid_nb import attention, check, coco, world
 from povid_nb.attention import AVERAGE, Look, Shares, Tally
 from povid_nb.vlm import VLM
 
@@ -101,8 +101,8 @@ def test_classes(vlm):
     assert kinds[-1] is None and len(kinds) == len(look.tokens)
     unknown = attention.classes(look)
     assert "invented" not in unknown and unknown.count("object") == 3
-    coco = attention.classes(look, {"fork"}, chair.coco_vocabulary(), {"white"})
-    assert coco[[look.text[a:b] for a, b in look.spans].index("fork")] == "object" and coco.count("attribute") == 1
+    found = attention.classes(look, {"fork"}, coco.coco_vocabulary(), {"white"})
+    assert found[[look.text[a:b] for a, b in look.spans].index("fork")] == "object" and found.count("attribute") == 1
 
 
 # ---- Sums ------------------------------------------------------------------------------------------------------------
