@@ -29,7 +29,7 @@ from transformers.masking_utils import eager_mask
 from . import coco, shift, stats, viz, world
 from .pictures import open_image
 from .procs import patch
-from .vlm import VLM, reading
+from .vlm import VLM
 
 # %% ../nbs/11_attention.ipynb #26b91e87
 @dataclass
@@ -215,7 +215,7 @@ def look_at(vlm, images, prompts, answers, views, rollout):
     def see(layer):
         for row, tally in enumerate(tallies): tally(layer, row)
         for row, roll in enumerate(rollouts): roll(layer, row)
-    with reading(vlm.model), watched(vlm, see): vlm.model(**batch, use_cache=False, logits_to_keep=1)
+    with vlm.reading(), watched(vlm, see): vlm.model(**batch, use_cache=False, logits_to_keep=1)
     for tally, roll in zip(tallies, rollouts): tally.patches["rollout"] = roll.reach[tally.queries].cpu()
     return [finished(vlm, batch, row, image, tally, ids[row][mask]) for row, (image, tally, mask) in enumerate(zip(images, tallies, masks))]
 
@@ -411,7 +411,7 @@ def gradients(
             if not layer.out.requires_grad: layer.out.requires_grad_()      # all weights frozen: the gradient begins here
             layers.append(layer)
         batch = vlm.inputs(images[part], prompts[part], answers[part])
-        with reading(vlm.model), torch.enable_grad(), watched(vlm, see): logps = vlm.token_logps(batch)
+        with vlm.reading(), torch.enable_grad(), watched(vlm, see): logps = vlm.token_logps(batch)
         slopes = torch.autograd.grad(sum(row[place] for row, place in zip(logps, places[part])), [layer.out for layer in layers])
         for row, place in enumerate(places[part]): found.append(weighted(vlm, layers, slopes, batch, row, place))
     return found
@@ -447,7 +447,7 @@ def logps_hidden(vlm, images, prompts, answers, places, chosen, grid, batch_size
     for i in range(0, len(images), batch_size):
         part = slice(i, i + batch_size)
         batch = vlm.inputs(images[part], prompts[part], answers[part], pixels=lambda values: hide(values, chosen[part], grid))
-        with reading(vlm.model): found += [float(row[tokens].sum()) for row, tokens in zip(vlm.token_logps(batch), places[part])]
+        with vlm.reading(): found += [float(row[tokens].sum()) for row, tokens in zip(vlm.token_logps(batch), places[part])]
     return np.array(found)
 
 # %% ../nbs/11_attention.ipynb #8b113029

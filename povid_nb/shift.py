@@ -24,7 +24,6 @@ from tqdm import tqdm
 from . import noise, stats, viz, world
 from .pictures import open_image
 from .procs import patch
-from .vlm import reading
 
 # %% ../nbs/05_shift.ipynb #55240e47
 STEPS = (*range(0, 1000, 50), 999)
@@ -62,7 +61,7 @@ def next_logps(
     many = vlm.append(repeated(batch, len(paths)), [list(path) for path in paths for _ in range(rows)])
     keep = many["input_ids"].shape[1] - start + 1     # from the last token of the prompt on
     del many["answer_mask"]
-    with reading(vlm.model): logits = vlm.model(**many, use_cache=False, logits_to_keep=keep).logits[:, -keep:]
+    with vlm.reading(): logits = vlm.model(**many, use_cache=False, logits_to_keep=keep).logits[:, -keep:]
     first = {c: rows * next(i for i, path in enumerate(paths) if path[:len(c)] == c) for c in contexts}
     return [logits[first[c]:first[c] + rows, len(c)].float().log_softmax(-1) for c in contexts]
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from .vlm import VLM, reading
 
 # %% ../nbs/workshop/words.ipynb #f44d9cea
 def _spell(vlm, prompt, prefix, words):
@@ -55,7 +55,7 @@ def _tower_tokens(vlm, batch):
 def _features(vlm, batch):
     "For each picture the vectors that the language model gets to see, in the container of the model's class; or None"
     if not hasattr(vlm.base.model, "get_image_features"): return None
-    with reading(vlm.model): out = vlm.image_features(batch)
+    with vlm.reading(): out = vlm.image_features(batch)
     return out.pooler_output if set(out) <= set(BaseModelOutputWithPooling.__annotations__) else None
 
 @contextmanager
@@ -80,7 +80,7 @@ def _passes(vlm, batch, contexts, max_tokens, features=None) -> Iterator[tuple]:
             columns = sorted({start - 1 + len(context) for path, _ in some for context in paths[path]})
             shared = seen[which] if isinstance(seen, torch.Tensor) else seen and [seen[i] for i in which]
             keep = torch.tensor(columns, device=many["input_ids"].device)
-            with reading(vlm.model), _given(vlm, shared):
+            with vlm.reading(), _given(vlm, shared):
                 logits = vlm.model(**many, use_cache=False, logits_to_keep=keep).logits
             for path in dict.fromkeys(path for path, _ in some):
                 at = [row for row, (other, _) in enumerate(some) if other == path]
@@ -90,7 +90,7 @@ def _passes(vlm, batch, contexts, max_tokens, features=None) -> Iterator[tuple]:
 
 # %% ../nbs/workshop/words.ipynb #2998a1a3
 def next_logps(
-    vlm: VLM,
+    vlm: Any,                         # a `VLM`
     batch: dict,                      # rows of one prompt from `VLM.inputs`, each with a picture of its own
     contexts: list[tuple],            # beginnings of an answer, as token ids
     max_tokens: int = _MAX_TOKENS,    # rows times length of the largest pass
@@ -102,7 +102,7 @@ def next_logps(
 
 # %% ../nbs/workshop/words.ipynb #ce62f467
 def word_probs(
-    vlm: VLM,
+    vlm: Any,
     batch: dict,                      # as for `next_logps`
     contexts: list[tuple],
     words: list[tuple],               # each word as token ids
@@ -138,7 +138,7 @@ def _continues(vlm, ids, piece):
     return not text.strip() or text[-1].isalnum() and more[:1].isalnum()
 
 def likely_words(
-    vlm: VLM,
+    vlm: Any,
     batch: dict,                      # one row from `VLM.inputs`
     context: tuple = (),              # the beginning of the answer, as token ids
     k: int = 10,                      # how many first pieces to follow
