@@ -236,9 +236,9 @@ def looks(self: Run, found, adapters, most=200):
     rows = [(image, c.caption, c.truth) for image, c in zip(found["base"][split]["images"].values(), said.captions) if any(map(str.isalnum, c.caption))][:most]
     if not rows: return {}
     def make(folder):
-        def of(adapter): return attention.shares(self.load(adapter), *_columns(rows, self.settings.prompt), vocabulary=said.vocabulary)
+        def of(adapter): return attention.image_shares(self.load(adapter), *_columns(rows, self.settings.prompt), vocabulary=said.vocabulary)
         shares = {who: of(adapter) for who, adapter in ({"base": None} | adapters).items()}
-        write_json(folder/"attention.json", {who: {"shares": s.values(), "change": {c: d._asdict() for c, d in shares["base"].compare(s).items()}} for who, s in shares.items()})
+        write_json(folder/"attention.json", {who: {"shares": s.intervals(), "change": {c: d._asdict() for c, d in shares["base"].compare(s).items()}} for who, s in shares.items()})
     folder = self.steps("attention", make, dict(answers=len(rows)), after=["said/base", *adapters])
     return json.loads((folder/"attention.json").read_text())
 
@@ -296,7 +296,7 @@ def page(self: Run, chosen, found, logs, drift, looks):
                     draw_drift(drift), "Shares of the probability over noise steps, before and after training"))
     if looks:
         change = looks["stage2"]["change"]["all"]
-        figures.append(("Where it looks", f"The share of its attention that the model spends on the picture while it writes, by class of word (<i>invented</i>: things that are not there; <i>again</i>: things named before). "
+        figures.append(("Where it looks", f"The share of its attention that the model spends on the picture while it writes, by class of word (<i>hallucinated</i>: objects that are not there; <i>repeated</i>: objects named before). "
                     f"All models read the same answers, those of the untouched one. Over all words the share changed by {100 * change['difference']:+.1f} points ({100 * change['low']:+.1f} to {100 * change['high']:+.1f}) from before to stage 2.",
                     draw_looks(looks), "Share of attention on the picture by class of word, for each model"))
     examples = {p.kind: p for p in reversed(chosen) if p.task != "question"}.values()      # the first pair of each kind
