@@ -320,13 +320,15 @@ def _attend(
     out: _option(Path, "Folder for the figures and the numbers.") = Path("runs/attend"),
     model: _Model = None, adapter: _Adapter = None, config: _Config = None):
     "Where an answer looks, word by word; with an adapter, before and after training."
-    from povid_nb import attention
-    from povid_nb.vlm import VLM, check_image
+    from povid_nb.attention import base_and_tuned
+    from povid_nb.attention_plots import save
+    from povid_nb.pictures import check_image
+    from povid_nb.vlm import VLM
     check_image(image)
     vlm = VLM.load(model, adapter=adapter)
     chosen = [word.strip() for word in (words or "").split(",") if word.strip()]
     about = dict(image=str(image), prompt=prompt, model=vlm.name, adapter=adapter and str(adapter))
-    for file in attention.save(attention.compared(vlm, image, prompt, answer), out, chosen, **about): typer.echo(file)
+    for file in save(base_and_tuned(vlm, image, prompt, answer), out, chosen, **about): typer.echo(file)
 
 # %% ../nbs/workshop/cli.ipynb #162377e3
 @_verb

@@ -21,7 +21,7 @@ def doctor() -> Iterator[Finding]:
     "What this machine has, part by part"
     import torch
     from povid_nb.stats import versions
-    from povid_nb.vlm import pick_device, pick_dtype
+    from povid_nb.load import pick_device, pick_dtype
     device = pick_device()
     supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
     yield Finding("python", platform.python_version(), None if supported else "use Python 3.11 to 3.13")
@@ -45,7 +45,7 @@ def _memory(device):
     return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
 
 def _built_in_model():
-    from povid_nb.vlm import find_model
+    from povid_nb.load import find_model
     try: find_model()
     except OSError as error: return Finding("built-in model", "missing", str(error))
     return Finding("built-in model", "found")

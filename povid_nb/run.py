@@ -174,11 +174,11 @@ def looks(self: Run, found, adapters, most=200):
     pictures, answers, truths = map(list, zip(*rows))
     def shares(adapter):
         model = self.model(adapter)
-        return attention.shares(model, pictures, self.settings.prompt, answers, truths, vocabulary=said.vocabulary)
+        return attention.image_shares(model, pictures, self.settings.prompt, answers, truths, vocabulary=said.vocabulary)
     def make(folder):
         measured = {who: shares(adapter) for who, adapter in ({"base": None} | adapters).items()}
         change = lambda s: {word: d._asdict() for word, d in measured["base"].compare(s).items()}
-        rows = {who: {"shares": s.values(), "change": change(s)} for who, s in measured.items()}
+        rows = {who: {"shares": s.intervals(), "change": change(s)} for who, s in measured.items()}
         write_json(folder/"attention.json", rows)
     return self.kept("attention", make, dict(answers=len(rows)), after=["said/base", *adapters])
 
@@ -246,7 +246,7 @@ def looks_figure(self: Run, found, adapters):
     change = looks["stage2"]["change"]["all"]
     points, low, high = (100 * change[name] for name in ("difference", "low", "high"))
     text = ("The share of its attention that the model spends on the picture while it writes, by class of word "
-            "(<i>invented</i>: things that are not there; <i>again</i>: things named before). All models read the "
+            "(<i>hallucinated</i>: objects that are not there; <i>repeated</i>: objects named before). All models read the "
             "same answers, those of the untouched one. Over all words the share changed by "
             f"{points:+.1f} points ({low:+.1f} to {high:+.1f}) from before to stage 2.")
     return text, _draw_looks(looks), "Share of attention on the picture by class of word, for each model", looks

@@ -50,6 +50,7 @@ FLOORS = {
     "explorer": 7,
     "trust": 7,
     "looker": 7,
+    "attention_plots": 7,
     "cache": 7,
     # 8: training
     "train": 8,
