@@ -25,7 +25,7 @@ from .loss import Logps, noise_mask, summed
 from .packing import PackedLayers, head_logps, pack, unpack
 from .pairs import Pair
 from .procs import patch
-from .vlm import VLM, reading
+from .vlm import VLM
 
 # %% ../nbs/09_branches.ipynb #d9b7ba6e
 @dataclass
@@ -177,22 +177,10 @@ def frozen_eyes(self: Branches) -> bool:
     others = ((n, p) for n, p in self.vlm.base.named_parameters() if not n.startswith(own))
     return not any(p.requires_grad or ".lora_" in n for n, p in others)
 
-@contextmanager
-def _no_idle_layers(vlm):
-    "Inside, the layers of the tower behind those whose features are used do nothing"
-    tower, used = vlm.part("tower"), getattr(vlm.base.config, "vision_feature_layer", None)
-    skip = isinstance(used, int) and used < -1 and hasattr(tower, "encoder")
-    idle = list(tower.encoder.layers)[used + 1:] if skip else []
-    for layer in idle: layer.forward = lambda h, *args, **kwargs: h
-    try: yield
-    finally:
-        for layer in idle: del layer.forward
-
 @patch
 def look(self: Branches, images: dict) -> list:
     "What the language model gets to see of each picture: a list of [tokens, width]"
-    images = {name: _cast(value, self.vlm.dtype) for name, value in images.items()}
-    with _no_idle_layers(self.vlm): seen = self.vlm.base.get_image_features(**images)
+    seen = self.vlm.image_features(images)
     return [features.flatten(0, -2) for features in getattr(seen, "pooler_output", seen)]
 
 def _cast(value, dtype): return value.to(dtype) if value.is_floating_point() else value
@@ -289,11 +277,11 @@ def _reference_pass(self: Branches, clean, see, noisy, see_noisy, form, y_n, own
         if on_clean: out["reference_noise"] = rest[0][0][:, :width]
     return out
 
-# %% ../nbs/09_branches.ipynb #8ec6ade4
+# %% ../nbs/09_branches.ipynb #1b345750
 @patch
 def remember(self: Branches, clean: dict, images: dict) -> Iterable:
     "What a cache keeps of each pair of a batch: a dictionary of tensors for each"
-    with reading(self.vlm.model), self.reference():
+    with self.vlm.reading(), self.reference():
         seen, real, width = self.look(images), clean["real"], clean["width"]
         h = self.hidden(clean, seen)
         (logps, _), = self.score(h, clean)

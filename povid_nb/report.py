@@ -22,7 +22,7 @@ def told(scored, who):
     "One caption, invented words marked, with what it leaves out"
     wrong, right = [m[1:] for m in scored.wrong], [m[1:] for m in scored.mentions if m.kind in scored.truth]
     missing = f' <span class="note">Not mentioned: {html.escape(", ".join(sorted(scored.missing)))}.</span>' if scored.missing else ""
-    return f"<p><b>{html.escape(who)}</b><br>{viz.marked(scored.caption, wrong, right)}{missing}</p>"
+    return f"<p><b>{html.escape(who)}</b><br>{viz.mark(scored.caption, wrong, right).data}{missing}</p>"
 
 def card(image, captions):
     "One picture and what each model says of it; `captions` is {name: CaptionScore}"
@@ -30,7 +30,7 @@ def card(image, captions):
     return f'<div class="card">{viz.picture(_small(image), f"a picture with {truth}")}{"".join(told(c, who) for who, c in captions.items())}</div>'
 
 def _small(image, side=224):
-    from povid_nb.vlm import open_image
+    from povid_nb.pictures import open_image
     image = open_image(image)
     image.thumbnail((side, side))
     return image
@@ -143,12 +143,12 @@ def page(
     n = found["base"][main]["chair"].n
     parts = [f"<h1>Naming what is there</h1>", f"<p>The model <b>{html.escape(name)}</b> described {n} pictures it had never seen. {answer(found, main)}</p>",
              section("What was done", "<ol>" + "".join(f'<li><b>{title}</b> {text} <span class="note">{seconds:.0f} s</span></li>' for title, text, seconds in steps) + "</ol>", f'<div class="cards">{"".join(map(pair_card, pairs))}</div>' if pairs else "")]
-    parts.append(section("What it says now", note(f'The first pictures on which the untuned model invents something. <span style="{viz.STYLES["wrong"]}">Marked so</span>: not in the picture.'), cards(found, main),
+    parts.append(section("What it says now", note(f'The first pictures on which the untuned model invents something. {viz.mark("Marked so", wrong=[(0, 9)]).data}: not in the picture.'), cards(found, main),
                  *(["<h3>Where it got worse</h3>", note("Pictures on which only the tuned model invents something."), cards(found, main, 3, worse=True)] if len(found) > 1 else [])))
     parts.append(section("What can be counted", note("In percent, with 95 % bootstrap intervals over pictures. A model that says less invents less, so recall and length stand beside CHAIR, "
                  "and the dotted line in each figure is the untuned model with its captions cut short: on it, a model is only quieter; below it, it is better."), *sum((scores(found, split) for split in found["base"]), [])))
     if logs: parts.append(section("How the training went", still(curves(logs), "Loss and margins over training steps")))
-    parts += [section(title, f"<p>{text}</p>", still(figure, alt)) for title, text, figure, alt in figures]
+    parts += [section(title, f"<p>{text}</p>", still(figure, alt) if figure else "") for title, text, figure, alt in figures]
     parts.append(section("Repeat it", f"<p><code>{html.escape(command)}</code></p>", note(html.escape(", ".join(f"{k} {v}" for k, v in stats.versions().items()))),
                  f"<details><summary>All settings</summary><pre>{html.escape(json.dumps(settings or {}, indent=1))}</pre></details>", note("Every figure is in <code>report.json</code>, every answer in the JSONL files beside it.")))
     return viz.page("Naming what is there", *parts)

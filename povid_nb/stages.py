@@ -200,7 +200,7 @@ def save_adapter(self: PovidTrainer, folder: str | Path, record: dict) -> None:
     write_text(folder/"README.md", _CARD.format(**card))
     write_json(folder/_RECORD, record | {"versions": versions(_PACKAGES), "steps": self.state.global_step})
 
-# %% ../nbs/workshop/stages.ipynb #f55a8013
+# %% ../nbs/workshop/stages.ipynb #3af86b2e
 def put_on_adapter(vlm: VLM, folder: str | Path) -> None:
     "Put an adapter on, unless it was trained on other weights; returns None"
     record = _read_record(folder)
@@ -208,7 +208,7 @@ def put_on_adapter(vlm: VLM, folder: str | Path) -> None:
         why = " (a stage-2 adapter stands on stage 1, merged)" if record["stage"] == 2 else ""
         raise ValueError(f"the adapter in {folder} was trained on other weights than those of {vlm.name}{why}; "
                          "load the model it was made for")
-    vlm.put_on(folder)
+    vlm.load_adapter(folder)
 
 def _joined(first, second, folder):
     "Two adapters, the second trained on the first one merged, as one adapter for the original model"
