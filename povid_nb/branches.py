@@ -180,7 +180,7 @@ def frozen_eyes(self: Branches) -> bool:
 @patch
 def look(self: Branches, images: dict) -> list:
     "What the language model gets to see of each picture: a list of [tokens, width]"
-    seen = self.vlm.image_features(images)
+    seen = self.vlm.image_features({name: _cast(value, self.vlm.dtype) for name, value in images.items()})
     return [features.flatten(0, -2) for features in getattr(seen, "pooler_output", seen)]
 
 def _cast(value, dtype): return value.to(dtype) if value.is_floating_point() else value
