@@ -162,7 +162,7 @@ def shift(
     "How the next word's probabilities move as noise hides the picture."
     from povid_nb import shift
     from povid_nb.vlm import VLM
-    chosen = shift.steps_of(steps)
+    chosen = shift.parse_steps(steps)
     for file in shift.sweep(VLM.load(model, adapter=adapter), image, prompt, prefix, steps=chosen).save(out): typer.echo(file)
 
 # %% ../nbs/workshop/cli.ipynb #cb957de8
