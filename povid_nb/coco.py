@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 from .answers import read_jsonl
 
-# %% ../nbs/workshop/coco.ipynb #ad1be04c
+# %% ../nbs/workshop/coco.ipynb #48580d8d
 _IRREGULAR = dict(person="people", man="men", woman="women", child="children", mouse="mice", goose="geese", ox="oxen",
-                  knife="knives", calf="calves", sheep="sheep", cattle="cattle", people="people", oxen="oxen",
-                  aircraft="aircraft", watercraft="watercraft", bison="bison", luggage="luggage", scissors="scissors",
-                  skis="skis")
+                  knife="knives", pocketknife="pocketknives", calf="calves", sheep="sheep", cattle="cattle",
+                  people="people", aircraft="aircraft", watercraft="watercraft", bison="bison", luggage="luggage",
+                  scissors="scissors", skis="skis")
 
 def _plural(noun):
     "The usual English plural of a word or phrase: two cups, benches, puppies, policemen"
@@ -28,15 +28,24 @@ def _plural(noun):
     if re.search("[^aeiou]y$", last): return start + last[:-1] + "ies"
     return start + last + "s"
 
-def _forms(term, rule):
-    "The ways in which a term may stand in a caption; by the original rule without those that its scorer loses"
-    both = {term, _plural(term)}
-    if rule == "english": return both
-    if rule != "original": raise ValueError(f"plural rule {rule!r}: expected english or original")
-    return {f for f in both if not f.endswith("us") and not (f.endswith("ies") and term.endswith("ie"))}
+_CUTS = [(r"scissors$", "scissors"), (r"men$", "man"), (r"people$", "person"), (r"children$", "child"),
+         (r"geese$", "goose"), (r"mice$", "mouse"), (r"oxen$", "ox"), (r"(x|ch|ss|sh)es$", r"\1"),
+         (r"(bus|o)es$", r"\1"), (r"(dogg|coll)ies$", r"\1ies"), (r"([^aeiouy])ies$", r"\1y"), (r"lves$", "lf"),
+         (r"knives$", "knife"), (r"s$", "")]
 
-# %% ../nbs/workshop/coco.ipynb #1d436d4c
-_TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|[^\w\s]")  # words keep their inner hyphens, as in "half-eaten"
+@cache
+def _cut(word):
+    "The singular of a word, as the original scorer cuts it: also a 'bu' for a bus, and a 'cano' for two canoes"
+    for ending, singular in _CUTS:
+        if re.search(ending, word): return re.sub(ending, singular, word)
+    return word
+
+# %% ../nbs/workshop/coco.ipynb #4efe1b6c
+_CLITIC = r"(?!(?i:s|m|d|ll|re|ve)\b)"   # what follows an apostrophe inside one word, as in o'clock: not man's
+_GLUE = r"""[^\s.,:'"“”‘’„«»`\[\](){}<>;@#$%&?!*\u2012-\u2015-]"""
+_TOKENS = dict(
+    english=re.compile(rf"[^\W_]+(?:(?:-|['’]{_CLITIC})[^\W_]+)*|[^\w\s]"),
+    original=re.compile(rf"-?{_GLUE}+(?:(?:-(?!-)|\.(?={_GLUE})|[,:](?=\d)|'{_CLITIC}(?={_GLUE})){_GLUE}*)*|\S"))
 
 class Mention(NamedTuple):
     "A kind of thing, and where the caption names it"
@@ -48,37 +57,35 @@ class Vocabulary:
     "The words for each kind of thing, and how to find them in a caption"
     def __init__(self,
         synonyms: dict,                # kind -> its terms (the kind itself is always one)
-        rule: str = "english",         # of plurals: english, or original (with the losses of CHAIR's scorer)
-        phrases: dict | None = None,   # phrase -> its kind, or None: a phrase that names nothing
-        unless: dict | None = None,    # word -> kind: the word does not count in a caption that names this kind
+        rule: str = "english",         # of words and plurals: english, or original (as CHAIR's scorer)
+        phrases: dict | None = None,   # phrase -> the term that it stands for, or None: it names nothing
+        unless: dict | None = None,    # term -> term: the first does not count in a caption that uses the second
     ):
-        self.rule, self.unless, self.kinds = rule, {}, list(synonyms)
+        if rule not in _TOKENS: raise ValueError(f"word rule {rule!r}: expected english or original")
+        self.rule, self.unless, self.kinds = rule, unless or {}, list(synonyms)
         self.names = {t: kind for kind, terms in synonyms.items() for t in [kind, *terms]}
-        self.terms = {f: kind for t, kind in {**self.names, **(phrases or {})}.items() for f in _forms(t, rule)}
-        for word, kind in (unless or {}).items(): self.unless |= dict.fromkeys(_forms(word, "english"), kind)
+        self._terms = {}  # as it stands in a caption -> term; None: nothing
+        for term, meant in ({t: t for t in self.names} | (phrases or {})).items():
+            plural = _plural(term)
+            for form in {term, plural, term + "s" if term in _IRREGULAR else plural} if rule == "english" else {term}:
+                self._terms[form] = meant
         self._reach = {}  # first word -> length of the longest term that starts with it
-        for term in self.terms:
+        for term in self._terms:
             first, *rest = term.split()
             self._reach[first] = max(self._reach.get(first, 1), 1 + len(rest))
 
-    def _longest(self, words, i):
-        "The longest term that starts at word `i`, and its number of words; None and 1 if there is none"
-        for length in range(min(self._reach.get(words[i], 0), len(words) - i), 0, -1):
-            term = " ".join(words[i:i + length])
-            if term in self.terms: return term, length
-        return None, 1
-
     def find(self, caption: str) -> list[Mention]:
         "All mentions in order"
-        tokens = list(_TOKEN.finditer(caption))
-        words, found, i = [t.group().lower() for t in tokens], [], 0
+        tokens, cut = list(_TOKENS[self.rule].finditer(caption)), _cut if self.rule == "original" else str
+        words, found, i = [cut(t.group().lower()) for t in tokens], [], 0
         while i < len(words):
-            term, length = self._longest(words, i)
-            kind, last = self.terms.get(term), tokens[i + length - 1]
-            if kind: found.append(Mention(kind, tokens[i].start(), last.end()))
-            i += length
-        kinds = {m.kind for m in found}
-        return [m for m in found if self.unless.get(caption[m.start:m.end].lower()) not in kinds]
+            length = min(self._reach.get(words[i], 0), len(words) - i)
+            while length and " ".join(words[i:i + length]) not in self._terms: length -= 1
+            term = self._terms[" ".join(words[i:i + length])] if length else None
+            if term in self.names: found.append((term, tokens[i].start(), tokens[i + length - 1].end()))
+            i += length or 1
+        used = {term for term, *_ in found}
+        return [Mention(self.names[t], *span) for t, *span in found if self.unless.get(t) not in used]
 
     def kind(self, name: str, image: object = None) -> str:
         "The kind that a name in an annotation stands for; a name that is none of the vocabulary's is refused"
@@ -86,12 +93,13 @@ class Vocabulary:
         raise ValueError(f"image {image}: the annotations name {name!r}, which is none of the {len(self.kinds)} "
                          f"kinds of the vocabulary; add it to the synonyms or leave it out")
 
-# %% ../nbs/workshop/coco.ipynb #fb958f29
-_ANIMALS = "bird cat dog horse sheep cow elephant bear zebra giraffe".split()
-_PHRASES = ({f"{age} {animal}": animal for age in ("baby", "adult") for animal in _ANIMALS} |
-            {f"{age} {word}": None for age in ("baby", "adult") for word in ("animal", "cub")} |
-            {"passenger jet": "airplane", "passenger train": "train", "toilet seat": "toilet",
-             "train track": None, "home plate": None})
+# %% ../nbs/workshop/coco.ipynb #2aaf9611
+_AGES = [(age, animal) for age in ("baby", "adult")
+         for animal in "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub".split()]
+_PHRASES = {f"{age} {animal}": animal for age, animal in _AGES} | {
+    "passenger jet": "jet", "passenger train": "train", "toilet seat": "toilet",
+    "train track": None, "home plate": None}
+_LOST = {"wine glas": "wine glass", "motor bike": None, "cheesecake": None, "hair dryer": None, "iphone": None}
 
 @cache
 def _own_synonyms():
@@ -99,8 +107,8 @@ def _own_synonyms():
 
 def _read_synonyms(path):
     "kind -> terms, from a text file with one kind a line: `couch, sofa, settee`"
-    lines = [l for l in Path(path).read_text(encoding="utf-8").splitlines() if l.strip()]
-    rows = [[t.strip().lower() for t in l.split(",") if t.strip()] for l in lines]
+    lines = [l.strip() for l in Path(path).read_text(encoding="utf-8-sig").splitlines() if l.strip()]
+    rows = [[term.removeprefix(" ") for term in line.split(",") if term.strip()] for line in lines]
     if not rows: raise ValueError(f'{path}: no synonyms; expected lines like "couch, sofa, settee"')
     return {kind: terms for kind, *terms in rows}
 
@@ -110,8 +118,9 @@ def coco_vocabulary(
 ) -> Vocabulary:
     "COCO's eighty kinds with the original scorer's special cases"
     table = _own_synonyms() if synonyms is None else _read_synonyms(synonyms)
-    known = {k: v for k, v in _PHRASES.items() if v is None or v in table}
-    return Vocabulary(table, rule, known, {"seat": "toilet"})
+    if rule != "original": return Vocabulary(table, rule, _PHRASES, {"seat": "toilet"})
+    lost = {k: v for k, v in _LOST.items() if v or synonyms is None}
+    return Vocabulary(table, rule, _PHRASES | lost, {"seat": "toilet"})
 
 # %% ../nbs/workshop/coco.ipynb #494083d0
 def _coco_truths(content, vocabulary):
