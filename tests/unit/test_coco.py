@@ -51,20 +51,19 @@ def test_every_term_of_the_table_is_found_as_its_own_kind():
     for kind, terms in TABLE.items():
         for term in [kind, *terms]:
             assert kinds(f"There is a {term}.", english) == [kind], term
-            assert kinds(f"There are {coco._plural(term)}!", english) == [kind], coco._plural(term)
+            assert kinds(f"There are {coco.plural(term)}!", english) == [kind], coco.plural(term)
 
 
-@given(st.sampled_from([(kind, t) for kind, terms in TABLE.items() for t in [kind, *terms]]))
-def test_a_word_is_cut_as_the_originals_singular_cuts_it(case):
-    "The rule of the original in plain lines: which plurals of a table's word come back to it, and which singulars are lost"
-    kind, term = case
-    if " " in term or term in coco._LOST: return
-    lost = term.endswith("s") and not term.endswith("ss") and term not in ("scissors", "skis")   # bus, airbus, minibus
-    ies = term.endswith("ie")                                            # ties -> ty, collies and doggies stay as they are
-    assert kinds(f"one {term} here") == ([] if lost else [kind])
-    if term not in coco._IRREGULAR and not term.endswith("man"):
-        found = kinds(f"two {coco._plural(term)} here")
-        assert found == ([] if ies or term.endswith("oe") else [kind])
+def test_a_word_is_cut_as_the_originals_singular_cuts_it():
+    "The rule of the original in plain lines: which plurals come back to the table's word, and which words are lost"
+    for kind, term in [(kind, t) for kind, terms in TABLE.items() for t in [kind, *terms]]:
+        if " " in term or term in coco._LOST: continue
+        lost = term.endswith("s") and term not in ("scissors", "skis")                     # a bus is cut to a bu
+        assert kinds(f"one {term} here") == ([] if lost else [kind]), term
+        if term in coco._IRREGULAR or term.endswith("man"): continue
+        many = coco.plural(term)
+        lost = term.endswith(("ie", "oe"))                      # ties -> ty, collies and doggies as they are, canoes -> cano
+        assert kinds(f"two {many} here") == ([] if lost else [kind]), many
 
 
 def test_no_term_stands_under_two_kinds():
