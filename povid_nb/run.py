@@ -255,7 +255,7 @@ def draw_looks(measured):
     for i, (who, m) in enumerate(measured.items()):
         value, low, high = zip(*(m["shares"][c] for c in names))
         x = [j + .15 * (i - (len(measured) - 1) / 2) for j in range(len(names))]
-        ax.errorbar(x, value, [[v - l for v, l in zip(value, low)], [h - v for v, h in zip(value, high)]], fmt="o", ms=4, color=report.COLOURS[who], label=report.MODELS[who])
+        ax.errorbar(x, value, [[v - l for v, l in zip(value, low)], [h - v for v, h in zip(value, high)]], fmt="o", ms=4, color=report.MODELS[who].colour, label=report.MODELS[who].label)
     ax.set(xticks=range(len(names)), xticklabels=names, ylabel="share of attention\non the picture"); ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, .5))
     return fig
 
@@ -291,14 +291,14 @@ def page(self: Run, chosen, found, logs, drift, looks):
              ("Stage 2.", "It should also gain more than what the model says when noise hides the picture.", seconds["stage2"]),
              ("Test.", "All four models describe the same pictures and answer the same questions.", sum(t for name, t in seconds.items() if name.startswith("said/")))]
     figures = []
-    figures.append(("What noise brings out", "At the object words of right descriptions: the share of the probability that goes to the thing that is there (<i>true</i>), to its absent usual partner (<i>usual</i>), to other things of the picture (<i>there</i>), "
-                    "to any other thing (<i>other</i>), and to words that name nothing (<i>rest</i>), as noise hides the picture. Stage 2 takes its lies from the middle of these curves.",
-                    draw_drift(drift), "Shares of the probability over noise steps, before and after training"))
+    figures.append(("What noise brings out", "At the object words of right descriptions: the share of the probability that goes to the thing that is there (true), to its absent usual partner (usual), to other things of the picture (there), "
+                    "to any other thing (other), and to words that name nothing (rest), as noise hides the picture. Stage 2 takes its lies from the middle of these curves.",
+                    lambda: draw_drift(drift), "Shares of the probability over noise steps, before and after training"))
     if looks:
         change = looks["stage2"]["change"]["all"]
-        figures.append(("Where it looks", f"The share of its attention that the model spends on the picture while it writes, by class of word (<i>hallucinated</i>: objects that are not there; <i>repeated</i>: objects named before). "
+        figures.append(("Where it looks", f"The share of its attention that the model spends on the picture while it writes, by class of word (hallucinated: objects that are not there; repeated: objects named before). "
                     f"All models read the same answers, those of the untouched one. Over all words the share changed by {100 * change['difference']:+.1f} points ({100 * change['low']:+.1f} to {100 * change['high']:+.1f}) from before to stage 2.",
-                    draw_looks(looks), "Share of attention on the picture by class of word, for each model"))
+                    lambda: draw_looks(looks), "Share of attention on the picture by class of word, for each model"))
     examples = {p.kind: p for p in reversed(chosen) if p.task != "question"}.values()      # the first pair of each kind
     return report.page(found, s.model or "tiny", steps, examples, logs, figures, command(s, self.out), asdict(s))
 
