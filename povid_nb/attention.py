@@ -215,7 +215,7 @@ def _attend_batch(vlm, images, prompts, answers, views, rollout):
     def see(layer):
         for count in (tallies, rollouts):
             for i, add in enumerate(count): add(layer, i)
-    with reading(vlm.model), watch(vlm, see): vlm.model(**batch, use_cache=False, logits_to_keep=1)
+    with vlm.reading(), watch(vlm, see): vlm.model(**batch, use_cache=False, logits_to_keep=1)
     for tally, roll in zip(tallies, rollouts): tally.maps["rollout"] = roll.reach[tally.queries].cpu()
     rows = zip(images, tallies, ids, masks)
     return [_finished(vlm, batch, i, image, tally, row[mask]) for i, (image, tally, row, mask) in enumerate(rows)]
@@ -350,7 +350,7 @@ def _sums_of(found, kinds):
 def _with_adapter(vlm, folder):
     "The model with a trained adapter, which is taken off again; None: the model as it is"
     bare = vlm.model
-    if folder is not None: vlm.put_on(folder)
+    if folder is not None: vlm.load_adapter(folder)
     try: yield vlm
     finally:
         if folder is not None: vlm.model.unload()

@@ -46,7 +46,7 @@ def heatmap(
     return fig
 
 # %% ../nbs/workshop/attention_plots.ipynb #00ff839b
-_HUES = {"object": viz.MEANING["right"], "hallucinated": viz.MEANING["wrong"], "repeated": viz.COLOURS["sky"],
+_HUES = {"object": viz.COLOURS["right"], "hallucinated": viz.COLOURS["wrong"], "repeated": viz.COLOURS["sky"],
         "attribute": viz.COLOURS["purple"], "function": "#999999", "other": "#555555"}
 _HATCHES = {"hallucinated": "///", "repeated": "...", "attribute": "xx"}
 

@@ -27,14 +27,14 @@ def _caption(scored, who):
     "One caption, hallucinated objects marked, with what it leaves out"
     wrong, right = [m[1:] for m in scored.wrong], [m[1:] for m in scored.mentions if m.kind in scored.truth]
     missing = _note(f"Not mentioned: {', '.join(sorted(scored.missing))}.") if scored.missing else ""
-    return f"<p><b>{html.escape(who)}</b><br>{viz.marked(scored.caption, wrong, right)}</p>{missing}"
+    return f"<p><b>{html.escape(who)}</b><br>{viz.mark(scored.caption, wrong, right).data}</p>{missing}"
 
 def _card(image, alt, *parts): return f'<div class="card">{viz.picture(_small(image), alt)}{"".join(parts)}</div>'
 def _cards(cards): return f'<div class="cards">{"".join(cards)}</div>'
 def _note(text): return f'<p class="note">{html.escape(text)}</p>'
 
 def _small(image, side=224):
-    from povid_nb.vlm import open_image
+    from povid_nb.pictures import open_image
     image = open_image(image)
     image.thumbnail((side, side))
     return image
@@ -87,7 +87,8 @@ def differences(
 
 def _difference_table(found, split):
     in_points = lambda c: [f"{100 * value:+.1f}" for value in (c.difference, c.low, c.high)]
-    signed = lambda c: _cell(in_points(c)[0], f"{' to '.join(in_points(c)[1:])}, p {f'{c.p:.3f}' if c.p >= .001 else '&lt; .001'}")
+    p = lambda c: f"p {c.p:.3f}" if c.p >= .001 else "p &lt; .001"
+    signed = lambda c: _cell(in_points(c)[0], f"{' to '.join(in_points(c)[1:])}, {p(c)}")
     rows = [[_cell(MODELS[b].label, f"less {MODELS[a].label}"), *(signed(changes[key]) for key in _CAPTIONS)]
             for (a, b), changes in differences(found, split).items()]
     return _table(rows, ["difference, in points", *_CAPTIONS.values()]) if rows else ""
@@ -174,6 +175,7 @@ def _curves(logs):
 def _figure(draw, alt, width=None):
     "A figure as a picture inside the page; where it cannot be drawn, a line that says why"
     import matplotlib.pyplot as plt
+    if draw is None: return ""
     try:
         figure = draw() if callable(draw) else draw
         return viz.picture(figure, alt, width)
@@ -190,12 +192,12 @@ def _split_part(found, split):
 
 # %% ../nbs/workshop/report.ipynb #bb6dc801
 def page(
-    found: Mapping,           # {model: {split: what `run.measure` found}}, the base model first
+    found: Mapping,           # {model: {split: what `measure.measure` found}}, the base model first
     name: str,                # of the model
     steps: Sequence,          # what was done, in order: (title, text, seconds)
     pairs: Sequence = (),     # examples of the preference pairs
     logs: Mapping | None = None,   # training logs: {model: rows}
-    figures: Sequence = (),   # (title, text, a figure or a function that draws it, alt text)
+    figures: Sequence = (),   # (title, text, a figure, a function that draws it or None, alt text)
     command: str = "",        # that repeats the run
     settings: Mapping | None = None,
 ) -> str:

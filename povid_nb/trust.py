@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from . import shift, stats, world
 from .attention import _AVERAGE, _VOCABULARY, _grid_of, _name_of, attend, watch
-from .vlm import VLM, reading
+from .vlm import VLM
 
 # %% ../nbs/workshop/trust.ipynb #6fdd6dc0
 def gradient_maps(
@@ -32,7 +32,7 @@ def gradient_maps(
             if not layer.out.requires_grad: layer.out.requires_grad_()      # with all weights frozen, start here
             layers.append(layer)
         batch = vlm.inputs(images[part], prompts[part], answers[part])
-        with reading(vlm.model), torch.enable_grad(), watch(vlm, keep): logps = vlm.token_logps(batch)
+        with vlm.reading(), torch.enable_grad(), watch(vlm, keep): logps = vlm.token_logps(batch)
         chosen = sum(row[place] for row, place in zip(logps, places[part]))
         slopes = torch.autograd.grad(chosen, [layer.out for layer in layers])
         found += [_weighted(vlm, layers, slopes, batch, row, place) for row, place in enumerate(places[part])]
@@ -166,7 +166,7 @@ def _drops(vlm, scenes, found, words, maps, cells, hidden, seed, batch_size=64):
             part = slice(i, i + batch_size)
             images, prompts, answers = (values[part] for values in given)
             batch = vlm.inputs(images, prompts, answers, pixels=lambda values: occlude(values, patches[part], grid))
-            with reading(vlm.model): rows += vlm.token_logps(batch)
+            with vlm.reading(): rows += vlm.token_logps(batch)
         return np.array([float(row[at].sum()) for row, at in zip(rows, tokens)])
     whole = logps([[]] * len(words))
     return {name: whole - logps(patches) for name, patches in chosen.items()}

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny_models as tiny   # noqa: E402
 from povid_nb import attention, attention_plots as plots, trust   # noqa: E402
 from povid_nb.looker import Looker   # noqa: E402
-from povid_nb.vlm import VLM, reading   # noqa: E402
+from povid_nb.vlm import VLM   # noqa: E402
 
 PROMPTS = ["Is there a knife?", "What", "Describe this image in detail. What colour is the cup?"]
 ANSWERS = ["There is a red fork", "no", "the dog and the tree and the cup"]
@@ -37,7 +37,7 @@ def tables(vlm, image, prompt, answer):
     mask, before = batch.pop("answer_mask")[0], vlm.base.config.get_text_config()._attn_implementation
     vlm.base.set_attn_implementation("eager")
     try:
-        with reading(vlm.model): found = vlm.model(**batch, use_cache=False, output_attentions=True).attentions
+        with vlm.reading(): found = vlm.model(**batch, use_cache=False, output_attentions=True).attentions
     finally: vlm.base.set_attn_implementation(before)
     return torch.stack(found)[:, 0].double(), batch["input_ids"][0], mask
 
@@ -54,10 +54,10 @@ def test_lines_are_those_of_the_model(vlm, loaded_as):
     vlm.base.set_attn_implementation(loaded_as)
     before, batch = settings(vlm), vlm.inputs(PICTURES, PROMPTS, ANSWERS)
     mask = batch.pop("answer_mask")
-    with reading(vlm.model): plain = vlm.model(**batch, use_cache=False).logits
+    with vlm.reading(): plain = vlm.model(**batch, use_cache=False).logits
     seen = {}
     def see(layer): seen[layer.number] = [layer.probs(row, slice(None)) for row in range(3)]
-    with reading(vlm.model), attention.watch(vlm, see): watched = vlm.model(**batch, use_cache=False).logits
+    with vlm.reading(), attention.watch(vlm, see): watched = vlm.model(**batch, use_cache=False).logits
     assert settings(vlm) == before and not attention._WATCHED
     real = batch["attention_mask"].bool()
     assert torch.allclose(plain[real], watched[real], atol=1e-4)
@@ -239,7 +239,7 @@ def test_a_model_that_cannot_be_watched(llava, monkeypatch):
 
 def test_an_error_while_looking_leaves_the_model_as_it_was(llava):
     def see(layer): raise KeyError
-    with pytest.raises(KeyError), reading(llava.model), attention.watch(llava, see): llava.model(**llava.inputs(PICTURES[0], "What"))
+    with pytest.raises(KeyError), llava.reading(), attention.watch(llava, see): llava.model(**llava.inputs(PICTURES[0], "What"))
     assert settings(llava) == ["sdpa"] * 3 and not attention._WATCHED
 
 
@@ -272,7 +272,7 @@ def test_memory_does_not_grow_with_the_number_of_layers(tmp_path, rollout):
         question, reply = "Describe this image in detail. " * 120, "a red fork is on the left of the plate . " * 12
         batch = vlm.inputs(PICTURES[0], question, reply); del batch["answer_mask"]
         def plain(**options):
-            with reading(vlm.model): vlm.model(**batch, use_cache=False, logits_to_keep=1, **options)
+            with vlm.reading(): vlm.model(**batch, use_cache=False, logits_to_keep=1, **options)
         bare = peak(plain, tmp_path)
         extra.append(peak(lambda: kept.append(attention.attend(vlm, PICTURES[0], question, reply, rollout=rollout)), tmp_path) - bare)
         results.append(sum(getattr(kept[0], name).nbytes for name in ("shares", "entropy", "sinks")))
