@@ -190,7 +190,7 @@ def answer_all(
         raise ValueError(f"{pictureless} of {len(choices)} questions have no picture: keep to the image subset")
     def write(batch):
         prompts = [c.prompt(suffix) for c in batch]
-        return vlm.answer([c.image for c in batch], prompts, batch_size=len(batch), **decoding)
+        return vlm.describe([c.image for c in batch], prompts, batch_size=len(batch), **decoding)
     ways = {"generation": write, "letters": lambda batch: _letter_answers(vlm, batch, suffix),
             "options": lambda batch: _option_answers(vlm, batch)}
     if by not in ways: raise ValueError(f"by={by!r}: expected {', '.join(ways)}")

@@ -449,7 +449,7 @@ def _answers(self: SelfInjector, batch):
     images = [Image.new("RGB", (224, 224), (128, 128, 128)) if self.how == "blind" else e.image for e in batch]
     ask = [self.prompts[_kind(e, self.prompts, self.seed)].about(e) if self.how == "rewrite" else e.prompt for e in batch]
     noise = lambda x: noisy_rows(x, [self.noise_step] * len(x), [e.id for e in batch], self.seed)
-    return self.vlm.answer(images, ask, max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed,
+    return self.vlm.describe(images, ask, max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed,
                            batch_size=len(batch), pixels=noise if self.how == "noisy" else None)
 
 # %% ../nbs/07_inject.ipynb #8becbe0b

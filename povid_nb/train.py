@@ -28,7 +28,8 @@ from . import noise, pairs
 from .branches import FORMS, Branches, Cache, Reader, answer_logps, content_key, encode, fingerprint, noisy_pixels
 from .loss import anchor_loss, dpo_loss, mdpo_loss, povid_loss, summed
 from .stats import versions
-from .vlm import check_image, open_image, patch
+from .pictures import check_image, open_image
+from .procs import patch
 
 # %% ../nbs/10_train.ipynb #62afe2e6
 def adapter_targets(vlm):
@@ -395,7 +396,7 @@ def put_on_adapter(vlm, folder):
     record = read_record(folder)
     if record and record["base"] != fingerprint(vlm):
         raise ValueError(f"the adapter in {folder} was trained on other weights than those of {vlm.name}" + (" (a stage-2 adapter stands on stage 1, merged)" if record["stage"] == 2 else "") + "; load the model it was made for")
-    vlm.put_on(folder)
+    vlm.load_adapter(folder)
 
 # %% ../nbs/10_train.ipynb #e7204c9a
 def joined(first, second, folder):

@@ -121,7 +121,7 @@ def _row_of(q, text): return {"question_id": q["question_id"], "split": q.get("s
 
 def _by_generation(vlm, decoding):
     def answer(batch):
-        texts = vlm.answer([b["image"] for b in batch], [b["text"] for b in batch], batch_size=len(batch), **decoding)
+        texts = vlm.describe([b["image"] for b in batch], [b["text"] for b in batch], batch_size=len(batch), **decoding)
         return [_row_of(b["row"], t) for b, t in zip(batch, texts)]
     return answer
 

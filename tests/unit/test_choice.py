@@ -131,7 +131,7 @@ def pictured(choices): return [Choice(c.id, Image.new("RGB", (4, 4)), c.question
 class Speaker:
     "Writes 'B. so' to every prompt that mentions a bird in line B, and prefers long texts"
     name, asked = "speaker", 0
-    def answer(self, images, prompts, batch_size, **decoding):
+    def describe(self, images, prompts, batch_size, **decoding):
         self.asked += len(prompts)
         return ["B. so" if "B. a bird" in p else "A" for p in prompts]
     def score(self, images, prompts, answers, batch_size):

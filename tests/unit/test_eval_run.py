@@ -10,9 +10,9 @@ class Model:
     name = "stand-in"
     def __init__(self): self.described = 0
     def describe(self, images, prompt, batch_size, **decoding):
+        if isinstance(prompt, list) and all(p.startswith("Is there") for p in prompt): return ["Yes" if "cat" in p else "No" for p in prompt]
         self.described += len(images)
         return ["A cat on a couch." if Image.open(i).getpixel((0, 0))[0] < 128 else "A dog and a cup." for i in images]
-    def answer(self, images, questions, batch_size, **decoding): return ["Yes" if "cat" in q else "No" for q in questions]
 
 
 @pytest.fixture
