@@ -57,10 +57,13 @@ FLOORS = {
     "stages": 8,
     "pretrain": 8,
     "report": 8,
+    "steps": 1,
+    "measure": 6,
     # 9: the whole
     "run": 9,
     "trials": 9,
     "check": 9,
+    "doctor": 9,
     "cli": 10,
 }
 

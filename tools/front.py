@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from povid_nb import viz, world
-from povid_nb.run import VOCABULARY
+from povid_nb.measure import VOCABULARY
 from tools.links import ROOT
 
 SCENE = 39                                   # of the counter-typical test scenes: a fork, and no knife
