@@ -307,7 +307,7 @@ def _shift(
     "How the next word's probabilities shift as noise hides the picture."
     from povid_nb import shift
     from povid_nb.vlm import VLM
-    chosen = shift.steps_of(steps)
+    chosen = shift.parse_steps(steps)
     found = shift.sweep(VLM.load(model, adapter=adapter), image, prompt, prefix, steps=chosen)
     for file in found.save(out): typer.echo(file)
 
