@@ -289,7 +289,7 @@ def test_both_stages_and_what_they_leave_behind(tmp_path):
 
     again = stages.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", stage1=dict(num_train_epochs=2), **options)   # done: nothing to do
     assert score(again) == pytest.approx(score(vlm), abs=1e-4)
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(learning_rate\)"): stages.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", **options | dict(learning_rate=1e-3))
+    with pytest.raises(ValueError, match=r"holds a run with other settings .*learning_rate"): stages.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", **options | dict(learning_rate=1e-3))
     with pytest.raises(ValueError, match="trained on other weights .* stands on stage 1; take the adapter beside it"): stages.put_on_adapter(VLM.load(tmp_path/"base"), tmp_path/"run"/"stage2")
     apart = stages.train(VLM.load(tmp_path/"base"), some, tmp_path/"apart", stage=2, adapter=tmp_path/"run"/"stage1", **options)
     assert score(apart) == pytest.approx(score(vlm), abs=1e-4)
@@ -527,7 +527,7 @@ def test_it_saves_when_time_is_up(tmp_path, monkeypatch):
     monkeypatch.setattr(train.time, "monotonic", lambda: next(clock))
     args = {k: v for k, v in STOPPED.items() if k != "save_steps"}
     stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path, save_minutes=1., **args)
-    assert {f.name for f in (tmp_path/"stage1").glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6"}
+    assert {f.name for f in (tmp_path/"stage1").glob("checkpoint-*")} == {"checkpoint-3"}
 
 
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
