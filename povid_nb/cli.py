@@ -355,5 +355,4 @@ def _doctor():
         typer.echo(f"{'--' if remedy else 'ok'}  {part:15} {found}" + (f"  ->  {remedy}" if remedy else ""))
 
 # %% ../nbs/workshop/cli.ipynb #e913f505
-#| eval: false
-if __name__ == "__main__": app()
+if __name__ == "__main__" and "__file__" in globals(): app()      # and not in a notebook
