@@ -192,7 +192,7 @@ def _draw_looks(measured):
         value, low, high = zip(*(m["shares"][c] for c in names))
         x = [j + .15 * (i - (len(measured) - 1) / 2) for j in range(len(names))]
         around = [[v - l for v, l in zip(value, low)], [h - v for v, h in zip(value, high)]]
-        ax.errorbar(x, value, around, fmt="o", ms=4, color=report.COLOURS[who], label=report.MODELS[who])
+        ax.errorbar(x, value, around, fmt="o", ms=4, color=report.MODELS[who].colour, label=report.MODELS[who].label)
     ax.set(xticks=range(len(names)), xticklabels=names, ylabel="share of attention\non the picture")
     ax.legend(loc="center left", bbox_to_anchor=(1, .5))
     return fig
@@ -209,7 +209,7 @@ def go(self: Run):
     self.say(f"2 of 6: what the model says before training, {s.n} pictures of each split")
     found, adapters = {"base": self.judge("base")}, {}
     for i, name in enumerate(("sft", "stage1", "stage2"), 3):
-        self.say(f"{i} of 6: {report.MODELS[name]}, {len(chosen)} pairs")
+        self.say(f"{i} of 6: {report.MODELS[name].label}, {len(chosen)} pairs")
         adapters[name] = self.tune(name, chosen, after=adapters["stage1"] if name == "stage2" else None)
         found[name] = self.judge(name, adapters[name])
     self.say("6 of 6: figures and report")
@@ -234,8 +234,8 @@ def figure(self: Run, title, make):
 def drift_figure(self: Run, found, adapter):
     curves = self.drift(found, adapter)
     text = ("At the object words of right descriptions: the share of the probability that goes to the thing that is "
-            "there (<i>true</i>), to its absent usual partner (<i>usual</i>), to other things of the picture "
-            "(<i>there</i>), to any other thing (<i>other</i>), and to words that name nothing (<i>rest</i>), as "
+            "there (true), to its absent usual partner (usual), to other things of the picture "
+            "(there), to any other thing (other), and to words that name nothing (rest), as "
             "noise hides the picture. Stage 2 takes its dispreferred answers from the middle of these curves.")
     return text, _draw_drift(curves), "Shares of the probability over noise steps, before and after training", curves
 
@@ -246,7 +246,7 @@ def looks_figure(self: Run, found, adapters):
     change = looks["stage2"]["change"]["all"]
     points, low, high = (100 * change[name] for name in ("difference", "low", "high"))
     text = ("The share of its attention that the model spends on the picture while it writes, by class of word "
-            "(<i>hallucinated</i>: objects that are not there; <i>repeated</i>: objects named before). All models read the "
+            "(hallucinated: objects that are not there; repeated: objects named before). All models read the "
             "same answers, those of the untouched one. Over all words the share changed by "
             f"{points:+.1f} points ({low:+.1f} to {high:+.1f}) from before to stage 2.")
     return text, _draw_looks(looks), "Share of attention on the picture by class of word, for each model", looks
@@ -282,7 +282,7 @@ def _headline(found):
     "CHAIR_s and recall of all models on the last split, one line"
     split = list(found["base"])[-1]
     of = lambda who: (100 * found[who][split]["chair"][name].value for name in ("chair_s", "recall"))
-    told = "; ".join("{} {:.1f} ({:.1f})".format(report.MODELS[who], *of(who)) for who in found)
+    told = "; ".join("{} {:.1f} ({:.1f})".format(report.MODELS[who].label, *of(who)) for who in found)
     return f"captions that hallucinate, % (recall, %), {split}: {told}"
 
 def _as_json(found):
