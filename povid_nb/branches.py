@@ -51,7 +51,7 @@ def encode(
     vlm, pair,
     max_length=None): # the longest row allowed, in tokens; None: what the model's positions allow
     "One pair as token ids and pixels"
-    if getattr(pair.example, "history", ()): raise ValueError(f"pair {pair.id} is a talk of several turns; split it with pairs.by_turn first")
+    if getattr(pair.example, "history", ()): raise ValueError(f"pair {pair.id} is a conversation of several turns; split it with pair.by_turn() first")
     reader = Reader(vlm)
     try: batch = reader.inputs(pair.image, pair.prompt)
     except (FileNotFoundError, ValueError, TypeError) as e: raise type(e)(f"pair {pair.id}: {e}") from None

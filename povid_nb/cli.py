@@ -265,7 +265,7 @@ def _train(asked, given):
     train.check_world(asked.get("processes"))
     source, out, rank = Path(asked["data"]), asked["out"], int(os.environ.get("RANK", 0))
     source = source/"pairs.jsonl" if (source/"pairs.jsonl").is_file() else asked["data"]
-    some = list(islice(pairs.load(source, images=asked.get("images")), asked.get("limit")))
+    some = list(islice(formats.load(source, images=asked.get("images")), asked.get("limit")))
     vlm = VLM.load(asked.get("model"), device=train.own_device(), quantize=asked.get("quantize"))
     if rank == 0: _keep_settings(out/"train.yaml", asked)
     train.train(vlm, some, out, asked["stage"], asked["between"], asked.get("adapter"), seed=asked["seed"], **given)

@@ -151,7 +151,7 @@ class Run:
         from povid_nb.inject import make_pairs
         from povid_nb.train import as_pairs
         s = self.settings
-        if s.data: found = as_pairs(pairs.load(s.data, images=s.images))[:s.pairs]
+        if s.data: found = as_pairs(formats.load(s.data, images=s.images))[:s.pairs]
         else:
             folder = self.steps("pairs", lambda folder: is_first() and make_pairs(n=s.pairs, seed=s.seed, out=folder, progress=False), {"n": s.pairs, "seed": s.seed})
             found = as_pairs(folder/"pairs.jsonl")
@@ -197,7 +197,7 @@ class Told:
     objects: set
     @property
     def seed(self): return self.pair.id
-    def image(self): return pairs.picture(self.pair.image)
+    def image(self): return open_image(self.pair.image)
     def caption(self): return self.pair.chosen
 
 # %% ../nbs/14_run.ipynb #250c1411
