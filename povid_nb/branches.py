@@ -28,7 +28,8 @@ from transformers import LogitsProcessor
 # %% ../nbs/09_branches.ipynb #c0ef7235
 from . import noise
 from .loss import Logps, counts, summed
-from .vlm import VLM, patch, reading
+from .procs import patch
+from .vlm import VLM
 
 # %% ../nbs/09_branches.ipynb #d9b7ba6e
 @dataclass
@@ -527,7 +528,7 @@ def fill(self: Cache, rows, batch_size=8):
 @patch
 def remember(self: Branches, clean, images):
     "What a cache keeps of each pair of a batch"
-    with reading(self.vlm.model), self.reference():
+    with self.vlm.reading(), self.reference():
         seen, real, width = self.look(images), clean["real"], clean["width"]
         h = self.hidden(clean, seen)
         (logps, _), = self.score(h, clean)

@@ -89,7 +89,7 @@ class WorldInjector:
             if pair := lie(example, kind, rng, self.placement): return pair
         return Refused(example, f"none of {', '.join(self.kinds)} fits this {example.task}")
 
-# %% ../nbs/workshop/inject.ipynb #472a04be
+# %% ../nbs/workshop/inject.ipynb #9a3b8b81
 _HOW = ("clean", "noisy", "blind", "rewrite")
 
 class SelfInjector:
@@ -130,7 +130,7 @@ class SelfInjector:
             from povid_nb.noise import noisy_rows
             ids = [e.id for e in batch]
             pixels = lambda values: noisy_rows(values, [self.noise_step] * len(values), ids, self.seed)
-        return self.vlm.answer(images, questions, batch_size=len(batch), pixels=pixels, **self.options)
+        return self.vlm.describe(images, questions, batch_size=len(batch), pixels=pixels, **self.options)
 
 # %% ../nbs/workshop/inject.ipynb #0209158e
 class OpenAIInjector:

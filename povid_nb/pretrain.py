@@ -313,7 +313,7 @@ MEASURED = {"captions that invent (CHAIR_s)": ("chair", "chair_s"), "mentions in
             "POPE accuracy, adversarial": ("pope", "accuracy/adversarial"), "POPE yes ratio": ("pope", "yes_ratio")}
 
 def write_card(folder, recipe, found):
-    "README.md of a finished model, from what `run.baseline` found"
+    "README.md of a finished model, from what `measure.baseline` found"
     rows = [f"| {name} | " + " | ".join(str(found[split][bench][key]) for split in found) + " |" for name, (bench, key) in MEASURED.items()]
     table = "\n".join(["| | " + " | ".join(found) + " |", "|---" * (1 + len(found)) + "|", *rows])
     file = Path(folder)/"README.md"

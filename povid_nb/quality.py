@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['distance', 'contradicts', 'fault', 'measure', 'plot']
 
-# %% ../nbs/workshop/quality.ipynb #094969a1
+# %% ../nbs/workshop/quality.ipynb #8c6b54c5
 import math, re, unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from statistics import fmean
-from . import chair, viz, world
+from . import coco, viz, world
 from .lies import false_claims, scene_of
 from .pairs import Pair
 
@@ -97,10 +97,10 @@ def _other_language(pair):
         return f"{script2.lower()} letters where the right answer has {script.lower()} ones"
     if name and name2 and name != name2: return f"{name2} where the right answer is {name}"
 
-# %% ../nbs/workshop/quality.ipynb #f0686c0b
+# %% ../nbs/workshop/quality.ipynb #985f3917
 @lru_cache
 def _vocabulary(of_scenes):
-    return chair.Vocabulary(world.SYNONYMS) if of_scenes else chair.coco_vocabulary()
+    return coco.Vocabulary(world.SYNONYMS) if of_scenes else coco.coco_vocabulary()
 
 def _added(pair):
     "The things that the rejected answer names and the right one does not"

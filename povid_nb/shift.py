@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 # %% ../nbs/05_shift.ipynb #6dfaa6a9
 from . import noise, stats, viz, world
-from .vlm import open_image, patch, reading
+from .pictures import open_image
+from .procs import patch
 
 # %% ../nbs/05_shift.ipynb #55240e47
 STEPS = (*range(0, 1000, 50), 999)
@@ -60,7 +61,7 @@ def next_logps(
     many = vlm.append(repeated(batch, len(paths)), [list(path) for path in paths for _ in range(rows)])
     keep = many["input_ids"].shape[1] - start + 1     # from the last token of the prompt on
     del many["answer_mask"]
-    with reading(vlm.model): logits = vlm.model(**many, use_cache=False, logits_to_keep=keep).logits[:, -keep:]
+    with vlm.reading(): logits = vlm.model(**many, use_cache=False, logits_to_keep=keep).logits[:, -keep:]
     first = {c: rows * next(i for i, path in enumerate(paths) if path[:len(c)] == c) for c in contexts}
     return [logits[first[c]:first[c] + rows, len(c)].float().log_softmax(-1) for c in contexts]
 
@@ -146,7 +147,7 @@ def plot(self: Sweep, true=None, usual=None, ax=None, most=7):
     "Mean and spread of each word over noise steps, each line with its word"
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6.4, 3.2), layout="constrained")[1]
-    colours, others = {true: viz.MEANING["right"], usual: viz.MEANING["usual"]}, itertools.cycle(("sky", "purple", "blue", "black"))
+    colours, others = {true: viz.COLOURS["right"], usual: viz.COLOURS["usual"]}, itertools.cycle(("sky", "purple", "blue", "black"))
     shown = sorted(range(len(self.words)), key=lambda i: (self.words[i] != true, self.words[i] != usual, -self.mean[:, i].max()))[:most]
     for i, line in zip(shown, itertools.chain(("-", "--"), itertools.cycle((":", "-.")))):
         word, mean, spread = self.words[i], self.mean[:, i], self.spread[:, i]
@@ -307,8 +308,8 @@ def draw_curves(curves, steps, ax=None, title=""):
     "The same, from curves that were kept"
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6.4, 3.4), layout="constrained")[1]
-    looks = dict(true=(viz.MEANING["right"], "-"), usual=(viz.MEANING["usual"], "--"), there=(viz.COLOURS["blue"], ":"),
-                 other=(viz.MEANING["other"], "-."), rest=(viz.COLOURS["black"], (0, (1, 3))))
+    looks = dict(true=(viz.COLOURS["right"], "-"), usual=(viz.COLOURS["usual"], "--"), there=(viz.COLOURS["blue"], ":"),
+                 other=(viz.COLOURS["other"], "-."), rest=(viz.COLOURS["black"], (0, (1, 3))))
     for name, intervals in curves.items():
         value, low, high = np.array(intervals).T
         ax.plot(steps, value, linestyle=looks[name][1], color=looks[name][0], lw=2, label=name)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'RECORD', 'PACKAGES', 'CARD', 'adapter_targets', 'add_adapter', 'check_mergeable', 'merge', 'start_values',
-           'precision', 'PovidConfig', 'wrong', 'as_pairs', 'as_messages', 'PairData', 'Collator', 'noise_of',
-           'noisy_images', 'PovidTrainer', 'loss_of', 'noise_seen', 'SaveOnInterrupt', 'settings', 'run_stage', 'plain',
-           'seal_of', 'read_record', 'write_record', 'last_checkpoint', 'put_on_adapter', 'joined', 'save_model',
-           'whole', 'train', 'check_world', 'own_device', 'leave', 'LivePlot', 'ShortLog', 'launch_config']
+           'precision', 'PovidConfig', 'wrong', 'PairData', 'Collator', 'noise_of', 'noisy_images', 'PovidTrainer',
+           'loss_of', 'noise_seen', 'SaveOnInterrupt', 'settings', 'run_stage', 'plain', 'seal_of', 'read_record',
+           'write_record', 'last_checkpoint', 'put_on_adapter', 'joined', 'save_model', 'whole', 'train', 'check_world',
+           'own_device', 'leave', 'LivePlot', 'ShortLog', 'launch_config']
 
 # %% ../nbs/10_train.ipynb #b2b87c2c
 import contextlib, hashlib, importlib.resources, json, os, re, shutil, signal, sys, warnings
@@ -24,11 +24,13 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")   # between peft and transformers
 
 # %% ../nbs/10_train.ipynb #c932d0f2
-from . import noise, pairs
+from . import noise
+from .formats import as_pairs
 from .branches import FORMS, Branches, Cache, Reader, answer_logps, content_key, encode, fingerprint, noisy_pixels
 from .loss import anchor_loss, dpo_loss, mdpo_loss, povid_loss, summed
 from .stats import versions
-from .vlm import check_image, open_image, patch
+from .pictures import check_image, open_image
+from .procs import patch
 
 # %% ../nbs/10_train.ipynb #62afe2e6
 def adapter_targets(vlm):
@@ -110,20 +112,6 @@ class PovidConfig(TrainingArguments):
         if len(steps) != (1 if self.noise_draw == "fixed" else 2): raise ValueError(f"noise_draw={self.noise_draw!r} wants {'one noise step' if self.noise_draw == 'fixed' else 'two noise steps, from and to'}; got {self.noise_step!r}")
 
 def wrong(name, value, options): raise ValueError(f"unknown {name} {value!r}; use one of: {', '.join(options)}")
-
-# %% ../nbs/10_train.ipynb #d36da8be
-def as_pairs(data):
-    "Pairs from a list of them, a file, a folder, a name on the hub, or a `datasets` table in the paper's or TRL's format"
-    if isinstance(data, (str, Path)): data = pairs.load(data)
-    elif hasattr(data, "features") and "rejected" in data.features: data = [pairs.from_trl(as_messages(row)) for row in data]
-    elif hasattr(data, "features"): data = pairs.from_dataset(data)
-    return [turn for pair in data for turn in pairs.by_turn(pair)]
-
-def as_messages(row):
-    "A row of TRL's formats (messages or plain text, `image` or `images`) as messages with `images`"
-    images = row.get("images") if row.get("images") is not None else [row["image"]]
-    said = lambda value, role: [{"role": role, "content": value.replace("<image>", "").strip()}] if isinstance(value, str) else value or []
-    return {**row, "images": images, "prompt": said(row.get("prompt"), "user"), **{name: said(row[name], "assistant") for name in ("chosen", "rejected")}}
 
 # %% ../nbs/10_train.ipynb #736bc54a
 class PairData(torch.utils.data.Dataset):
@@ -395,7 +383,7 @@ def put_on_adapter(vlm, folder):
     record = read_record(folder)
     if record and record["base"] != fingerprint(vlm):
         raise ValueError(f"the adapter in {folder} was trained on other weights than those of {vlm.name}" + (" (a stage-2 adapter stands on stage 1, merged)" if record["stage"] == 2 else "") + "; load the model it was made for")
-    vlm.put_on(folder)
+    vlm.load_adapter(folder)
 
 # %% ../nbs/10_train.ipynb #e7204c9a
 def joined(first, second, folder):

@@ -11,13 +11,16 @@ import json, os, re
 from pathlib import Path
 import numpy as np
 from tqdm import tqdm
-from . import chair, run, world
+from . import chair, measure, world
+from .procs import write_json
+from .steps import Steps
 from .stats import ratio, versions
 
 # %% ../nbs/workshop/trials.ipynb #9b6cf06a
 def world_pairs(n=800, seed=0, kinds=None, placement="substitute", habit=world.CLEAN, **examples):
     "Pairs of the built-in world; the right answers are told by a writer with a `habit`, clean if left out"
-    from povid_nb.inject import LIES, Refused, WorldInjector, world_example, world_examples
+    from povid_nb.inject import Refused, WorldInjector
+    from povid_nb.lies import LIES, world_example, world_examples
     def told(e):
         if e.task != "caption" or habit == world.CLEAN: return e
         return world_example(e.image, e.prompt, e.image.caption("caption", habit), "caption", "caption")
@@ -35,8 +38,8 @@ def own_pairs(vlm, made, batch_size=64):
 MEASURES = {name: chair.MEASURES[name] for name in ("chair_s", "chair_i", "recall", "words")} | {"pope": lambda s: ratio(s.right, s.asked)}
 
 def counts(measured):
-    "Of what `run.measure` found, the counts of each picture: {name: list}"
-    table = chair.columns(measured["captions"].captions)
+    "Of what `measure` found, the counts of each picture: {name: list}"
+    table = measured["captions"].columns
     rows = measured["asked"].rows
     kept = {k: table[k] for k in ("any_wrong", "wrong", "mentions", "found", "there", "words", "n")}
     asked = {"right": lambda r: r["said"] == (r["label"] == "yes"), "asked": lambda r: 1}
@@ -52,8 +55,8 @@ def trial(steps, name, seed, pairs, options, model=None, part="test", n=300):
     def make(folder):
         vlm = VLM.load(model)
         if options is not None: vlm = train(vlm, pairs, folder/"train", seed=seed, **{"disable_tqdm": True, "save_strategy": "no", **options})
-        found = run.baseline(vlm, folder/"said", n, part, per_image=1)
-        run.write_json(folder/"counts.json", {split: counts(m) for split, m in found.items()})
+        found = measure.baseline(vlm, folder/"said", n, part, per_image=1)
+        write_json(folder/"counts.json", {split: counts(m) for split, m in found.items()})
     decides = dict(model=model, pairs=options is not None and seal_of(as_pairs(pairs)), options=options, part=part, n=n, seed=seed)
     return json.loads((steps(f"{name}/{seed}", make, decides)/"counts.json").read_text())
 
@@ -92,7 +95,7 @@ def compete(
     seeds=(0, 1, 2),
     model=None, part="test", n=300):
     "Every contestant with every seed, and what comes of it"
-    steps, found = run.Steps(folder), {}
+    steps, found = Steps(folder), {}
     for name, (pairs, options) in tqdm(contestants.items(), desc="contestants"):
         mine = seeds if options is not None else seeds[:1]           # the untouched model knows no seed
         found[name] = {seed: trial(steps, name, seed, pairs(seed) if options is not None else None, options, model, part, n) for seed in mine}
@@ -112,7 +115,7 @@ def choose(
     tries,                # a list of further options, the same for all
     model=None, n=200, split="counter"):
     "The best try of each contestant on validation scenes: ({name: (pairs, options)}, {name: [scores of each try]})"
-    steps, chosen, scores = run.Steps(folder), {}, {}
+    steps, chosen, scores = Steps(folder), {}, {}
     score = lambda counts: {m: float(of(_sums(counts[split]))) for m, of in MEASURES.items()}
     least = score(trial(steps, "before", 0, None, None, model, "validation", n))["recall"] - LOSS
     for name, (pairs, options) in tqdm(contestants.items(), desc="choosing"):
@@ -152,8 +155,8 @@ def full(): return bool(os.environ.get("POVID_FULL"))
 
 def kept(name, result=None):
     "At full size: save the result. Either way: the saved one"
-    file = run.RESULTS/f"{name}.json"
-    if full() and result: run.write_json(file, result)
+    file = measure.RESULTS/f"{name}.json"
+    if full() and result: write_json(file, result)
     if not file.exists(): raise FileNotFoundError(f"no saved result {file}; make it with: povid lab {name} --full")
     return json.loads(file.read_text())
 

@@ -10,6 +10,7 @@ FLOORS = {
     "procs": 0,
     # 1: no model is known here
     "pictures": 1,
+    "answers": 1,
     "stats": 1,
     "viz": 1,
     "noise": 1,
@@ -49,16 +50,20 @@ FLOORS = {
     "explorer": 7,
     "trust": 7,
     "looker": 7,
+    "attention_plots": 7,
     "cache": 7,
     # 8: training
     "train": 8,
     "stages": 8,
     "pretrain": 8,
     "report": 8,
+    "steps": 1,
+    "measure": 6,
     # 9: the whole
     "run": 9,
     "trials": 9,
     "check": 9,
+    "doctor": 9,
     "cli": 10,
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from povid_nb import viz, world
-from povid_nb.run import VOCABULARY
+from povid_nb.measure import VOCABULARY
 from tools.links import ROOT
 
 SCENE = 39                                   # of the counter-typical test scenes: a fork, and no knife
@@ -24,7 +24,7 @@ def paragraph(text, wrong):
     "The text in lines, what is not in the picture marked"
     def word(w):
         bad = re.sub(r"\W", "", w).lower() in wrong
-        return TextArea(w, textprops=dict(size=11, color=viz.MEANING["wrong"] if bad else "black", weight="bold" if bad else "normal"))
+        return TextArea(w, textprops=dict(size=11, color=viz.COLOURS["wrong"] if bad else "black", weight="bold" if bad else "normal"))
     return VPacker(children=[HPacker(children=[word(w) for w in line.split()], pad=0, sep=3.5) for line in textwrap.wrap(text, 44)], pad=0, sep=4)
 
 

@@ -1,19 +1,20 @@
 "The looker in a real browser: on a page without a kernel, and in Voila with one. A screenshot of each is kept in runs/tests/browser."
 from pathlib import Path
 import numpy as np, pytest
-from povid_nb import attention
 
+AVERAGE = (None, None)
 OUT = Path(__file__).parents[2]/"runs"/"tests"/"browser"
 pytestmark = pytest.mark.browser
 TUNED = """
 import torch
 from peft import LoraConfig, get_peft_model
-from povid_nb import attention, world
+from povid_nb import world
+from povid_nb.looker import Looker
 from povid_nb.vlm import VLM
 vlm = VLM.load()
 torch.manual_seed(0)
 vlm.model = get_peft_model(vlm.model, LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, target_modules=r".*language_model.*[.](q_proj|v_proj)")).eval()
-looker = attention.Looker(vlm, world.scenes("counter", "test", 2), answers=["A red cone is at the bottom.", "There is a red car at the top right."])
+looker = Looker(vlm, world.scenes("counter", "test", 2), answers=["A red cone is at the bottom.", "There is a red car at the top right."])
 """
 
 @pytest.fixture(scope="module")
@@ -35,15 +36,15 @@ def shot(page, name):
     page.locator(".povid-looker").screenshot(path=OUT/f"{name}.png")
 
 def expected(looker, word, view, image=0):
-    looks = looker.looks[looker.images[image]["key"]]
-    return {name: look.focus(word, view) for name, look in looks.items()}
+    looks = looker.found[looker.images[image]["key"]]
+    return {name: look.map(word, view) for name, look in looks.items()}
 
 # ---- Without a kernel ------------------------------------------------------------------------------------------------
 
 def test_still_page_shows_the_look(page, still, looker):
     "Base and tuned side by side, with the numbers of `look`, for the average, a layer and a head"
     page.goto(still)
-    for layer, head, view in (("average", None, attention.AVERAGE), ("layer 2", "average", (2, None)), ("layer 2", "head 4", (2, 4))):
+    for layer, head, view in (("average", None, AVERAGE), ("layer 2", "average", (2, None)), ("layer 2", "head 4", (2, 4))):
         page.get_by_label("Layer").select_option(layer)
         if head: page.get_by_label("Head").select_option(head)
         for word in ("red", "cone"):
@@ -66,7 +67,7 @@ def test_still_page_changes_the_picture(page, still, looker):
     assert page.locator(".povid-words").inner_text().split() == "There is a red car at the top right".split()
     assert page.locator(".povid-looker img").first.get_attribute("src") != before
     assert page.locator(".povid-words [aria-pressed=true]").inner_text() == "car"                     # begins at the first thing that is named
-    assert np.allclose(state(page)[1]["told"], 100 * expected(looker, "car", attention.AVERAGE, 1)["tuned"], atol=.1)
+    assert np.allclose(state(page)[1]["told"], 100 * expected(looker, "car", AVERAGE, 1)["tuned"], atol=.1)
 
 def test_still_page_by_keyboard(page, still):
     page.goto(still)

@@ -15,7 +15,7 @@ WORK = textwrap.dedent("""
     if world_size > 1:
         dist.init_process_group('gloo')
         assert dist.get_world_size() == world_size
-    from povid_nb import chair, pope, world
+    from povid_nb import chair, coco, pope, world, yesno
     from povid_nb.vlm import VLM
     out, rank = Path(sys.argv[1]), int(os.environ.get('RANK', 0))
     out.mkdir(parents=True, exist_ok=True)
@@ -29,8 +29,8 @@ WORK = textwrap.dedent("""
         vlm.describe = lambda *a, **k: time.sleep(.4) or describe(*a, **k)
     pairs = chair.describe_all(vlm, images, out/'captions.jsonl', batch_size=3, max_new_tokens=24)
     questions = pope.build_questions(objects, per_image=2)
-    said = pope.answer_all(vlm, images, questions, out/'yes.jsonl', batch_size=20)
-    c = chair.score([t for _, t in pairs], list(objects.values()), chair.Vocabulary(world.SYNONYMS)).scores()
+    said = yesno.answer_all(vlm, images, questions, out/'yes.jsonl', batch_size=20)
+    c = chair.score([t for _, t in pairs], list(objects.values()), coco.Vocabulary(world.SYNONYMS)).scores()
     p = pope.score(questions, said).scores()
     (out/f'scores{rank}.json').write_text(json.dumps([c.to_dict(), p.to_dict()]))
     os._exit(0)   # a process of torchrun may abort in its clean-up, after all work is done

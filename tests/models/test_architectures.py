@@ -3,6 +3,7 @@ import random, sys
 from pathlib import Path
 import pytest, torch
 from PIL import Image
+from povid_nb import words
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_models as tiny   # noqa: E402
@@ -107,8 +108,8 @@ def test_token_logps_carry_gradients_to_the_language_model(vlm, name):
 def test_the_answer_mask_selects_the_answer_and_its_end(vlm):
     batch = vlm.inputs(PICTURES, PROMPTS, ANSWERS)
     for ids, mask, answer in zip(batch["input_ids"], batch["answer_mask"], ANSWERS):
-        told = vlm.tokenizer.decode(ids[mask], skip_special_tokens=True).strip()
-        assert told == answer and ids[mask][-1] == vlm.end_id()
+        text = vlm.tokenizer.decode(ids[mask], skip_special_tokens=True).strip()
+        assert text == answer and ids[mask][-1] == vlm.end_id()
 
 
 # ---- next_tokens -----------------------------------------------------------------------------------------------------
@@ -125,11 +126,11 @@ def plain_word(vlm, name, image, prompt, prefix, word):
 
 
 def test_whole_words_by_the_chain_rule(vlm, name):
-    prefix, words = "There is a red", ["fork", "knife", "bench", "spoons", "Übermut"]
-    found = vlm.next_tokens(PICTURES[0], PROMPTS[0], prefix, words=words)
-    expected = [plain_word(vlm, name, PICTURES[0], PROMPTS[0], prefix, word) for word in words]
+    prefix, asked = "There is a red", ["fork", "knife", "bench", "spoons", "Übermut"]
+    found = vlm.next_tokens(PICTURES[0], PROMPTS[0], prefix, words=asked)
+    expected = [plain_word(vlm, name, PICTURES[0], PROMPTS[0], prefix, word) for word in asked]
     assert max(n for _, n in expected) > 5 and min(n for _, n in expected) == 1
-    for word, text, (prob, _) in zip(found, words, expected):
+    for word, text, (prob, _) in zip(found, asked, expected):
         assert word.text == text
         assert word.prob == pytest.approx(float(prob), rel=1e-4)
 
@@ -139,7 +140,7 @@ def test_the_most_probable_pieces(vlm, name):
     image, prompt, prefix = PICTURES[1], PROMPTS[2], "the dog and the"
     expected = plain_logits(vlm, plain_prompt(vlm, name, image, prompt), ids_of(vlm, name, prefix))[-1].softmax(-1).topk(5)
     batch = vlm.inputs(image, prompt)
-    found = vlm.likely_words(batch, vlm.tokens_after(vlm.text(prompt), vlm.between() + prefix), 5, longest=1)
+    found = words.likely_words(vlm, batch, words._spell(vlm, prompt, prefix, [])[0], 5, longest=1)
     by_text = {}
     for prob, piece in zip(expected.values.tolist(), expected.indices.tolist()):
         text = vlm.tokenizer.decode([piece]).strip()
@@ -148,7 +149,7 @@ def test_the_most_probable_pieces(vlm, name):
     assert [w.prob for w in found] == sorted((w.prob for w in found), reverse=True)
 
 
-# ---- describe, answer ------------------------------------------------------------------------------------------------
+# ---- describe --------------------------------------------------------------------------------------------------------
 
 def plain_greedy(vlm, name, image, prompt, n):
     batch, ids = plain_prompt(vlm, name, image, prompt), []
@@ -162,10 +163,9 @@ def plain_greedy(vlm, name, image, prompt, n):
 def test_greedy_writing_is_the_argmax_again_and_again_in_a_padded_batch(vlm, name):
     expected = [plain_greedy(vlm, name, image, prompt, 12) for image, prompt in zip(PICTURES, PROMPTS)]
     assert len(set(expected)) > 1
-    assert vlm.describe(PICTURES, PROMPTS, max_new_tokens=12) == expected
     assert [vlm.describe(i, p, max_new_tokens=12) for i, p in zip(PICTURES, PROMPTS)] == expected
     assert vlm.describe(PICTURES, PROMPTS, max_new_tokens=12, batch_size=2) == expected
-    assert vlm.answer(PICTURES, PROMPTS, max_new_tokens=12) == expected
+    assert vlm.describe(PICTURES, PROMPTS, max_new_tokens=12) == expected
 
 
 def test_sampling_follows_its_seed_and_leaves_other_random_numbers_alone(vlm):

@@ -322,7 +322,7 @@ def test_bad_settings_are_one_line(tmp_path, how, words):
 class Stub:
     "A model that says where it is blind, and repeats what it is asked to rewrite"
     name = "stub"
-    def answer(self, images, prompts, pixels=None, **how):
+    def describe(self, images, prompts, pixels=None, **how):
         import torch
         self.how, said = how, []
         noisy = pixels is not None and not torch.equal(pixels(torch.zeros(len(images), 3, 4, 4)), torch.zeros(len(images), 3, 4, 4))
@@ -341,7 +341,7 @@ def test_four_ways_of_lying_by_itself(how, text):
 
 def test_right_and_empty_answers_are_no_lies():
     class Right(Stub):
-        def answer(self, images, prompts, **how): return [RIGHT, ""]
+        def describe(self, images, prompts, **how): return [RIGHT, ""]
     reasons = [r.reason for r in inject.inject([SHOWN, SHOWN], SelfInjector(Right())).refused]
     assert reasons == ["it gave the right answer, word for word", "it said nothing"]
 

@@ -4,19 +4,19 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from povid_nb import check, choice
+from povid_nb import choice
 from povid_nb.choice import Choice, answer_all, evaluate, parse_lenient, parse_llava, read_mmbench, read_scienceqa, rotations, score
 
-OPTIONS = ('a fork', 'a bird', 'a sofa', 'a bus')
+OPTIONS = ("a fork", "a bird", "a sofa", "a bus")
 # answer: the option by LLaVA's ScienceQA rules, and by the lenient ones. Worked by hand.
 TRUTH = {
-    'A': (0, 0), 'D': (3, 3), 'E': (None, None), ' C\n': (None, 2), 'C ': (2, 2), 'B. a bird': (1, 1), 'B.a bird': (None, 1), 'B.': (None, 1), 'B\n': (1, 1),
-    'The answer is C.': (2, 2), 'I think so. The answer is C, sure': (2, 2), 'The answer is E.': (None, None), 'the answer is C.': (None, None),
-    '(D)': (None, 3), 'c)': (None, 2), 'option a': (None, 0), 'Answer: B': (None, 1), 'It is a bus.': (None, 3), 'A bus': (None, 3), 'A BIRD!': (None, 1),
-    'a fork and a bird': (None, None), 'a birdcage': (None, None), '': (None, None), 'Both': (None, None), 'I cannot answer.': (None, None)}
+    "A": (0, 0), "D": (3, 3), "E": (None, None), " C\n": (None, 2), "C ": (2, 2), "B. a bird": (1, 1), "B.a bird": (None, 1), "B.": (None, 1), "B\n": (1, 1),
+    "The answer is C.": (2, 2), "I think so. The answer is C, sure": (2, 2), "The answer is E.": (None, None), "the answer is C.": (None, None),
+    "(D)": (None, 3), "c)": (None, 2), "option a": (None, 0), "Answer: B": (None, 1), "It is a bus.": (None, 3), "A bus": (None, 3), "A BIRD!": (None, 1),
+    "a fork and a bird": (None, None), "a birdcage": (None, None), "": (None, None), "Both": (None, None), "I cannot answer.": (None, None)}
 
 
-@pytest.mark.parametrize('answer', TRUTH)
+@pytest.mark.parametrize("answer", TRUTH)
 def test_parsers_against_the_table(answer):
     assert (parse_llava(answer, OPTIONS), parse_lenient(answer, OPTIONS)) == TRUTH[answer]
 
@@ -33,18 +33,18 @@ def test_whatever_one_parser_reads_the_lenient_one_reads_alike(text):
 @settings(max_examples=40, deadline=None)
 def test_turning_keeps_the_right_option(n, data):
     answer = data.draw(st.integers(0, n - 1))
-    c = Choice('x', None, '?', tuple(f'o{i}' for i in range(n)), answer)
+    c = Choice("x", None, "?", tuple(f"o{i}" for i in range(n)), answer)
     turns = rotations([c])
-    assert len(turns) == n and {t.options[t.answer] for t in turns} == {f'o{answer}'}
+    assert len(turns) == n and {t.options[t.answer] for t in turns} == {f"o{answer}"}
     assert sorted(t.answer for t in turns) == list(range(n))
     assert c.turned(n).options == c.options
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.tuples(*[st.integers(0, 3)]*3), st.sampled_from(['x', 'y'])), min_size=1, max_size=12))
+@given(st.lists(st.tuples(st.integers(0, 2), st.tuples(*[st.integers(0, 3)]*3), st.sampled_from(["x", "y"])), min_size=1, max_size=12))
 @settings(max_examples=40, deadline=None)
 def test_scores_against_brute_force(rows):
-    choices = [Choice(str(i), None, '?', ('a', 'b', 'c'), answer, category=cat) for i, (answer, _, cat) in enumerate(rows)]
-    said = [('A', 'B', 'C', 'dunno')[s] for _, picks, _ in rows for s in picks]
+    choices = [Choice(str(i), None, "?", ("a", "b", "c"), answer, category=cat) for i, (answer, _, cat) in enumerate(rows)]
+    said = [("A", "B", "C", "dunno")[s] for _, picks, _ in rows for s in picks]
     right = [[p == (answer - t) % 3 for t, p in enumerate(picks)] for answer, picks, _ in rows]
     s = score(rotations(choices), said)
     assert s.n == len(rows)
@@ -53,115 +53,110 @@ def test_scores_against_brute_force(rows):
     assert s.says_a == pytest.approx(sum(p == 0 for _, picks, _ in rows for p in picks)/len(said))
     for cat in {c for *_, c in rows}:
         inside = [r for r, (*_, c) in zip(right, rows) if c == cat]
-        assert s.categories[cat]['accuracy'] == pytest.approx(sum(r[0] for r in inside)/len(inside))
+        assert s.values[f"accuracy/{cat}"] == pytest.approx(sum(r[0] for r in inside)/len(inside))
     assert s.circular <= s.accuracy
 
 
 def test_intervals_are_over_questions_and_compare_is_paired():
-    choices = [Choice(str(i), None, '?', ('a', 'b'), i % 2) for i in range(40)]
-    always, perfect = score(rotations(choices), ['A']*80), score(rotations(choices), ['AB'[c.answer] for c in rotations(choices)])
+    choices = [Choice(str(i), None, "?", ("a", "b"), i % 2) for i in range(40)]
+    always, perfect = score(rotations(choices), ["A"]*80), score(rotations(choices), ["AB"[c.answer] for c in rotations(choices)])
     assert (always.accuracy, always.circular, perfect.circular) == (.5, 0, 1)
-    table = always.scores(by='generation').to_dict()
-    assert table['n'] == 40 and .3 < table['intervals']['accuracy'][0] < .5 < table['intervals']['accuracy'][1] < .7
-    assert always.compare(perfect, draws=300)['circular'].difference == 1
+    table = always.scores(by="generation").to_dict()
+    assert table["n"] == 40 and .3 < table["intervals"]["accuracy"][0] < .5 < table["intervals"]["accuracy"][1] < .7
+    assert always.compare(perfect, draws=300)["circular"].difference == 1
 
 
 def test_bad_input(tmp_path):
-    c = [Choice('1', None, '?', ('a', 'b'), 0)]
-    with pytest.raises(ValueError, match="parser 'x': expected llava or lenient"): score(c, ['A'], 'x')
-    with pytest.raises(ValueError, match='1 questions and 2 answers'): score(c, ['A', 'B'])
-    with pytest.raises(ValueError, match='no questions'): score([], [])
-    with pytest.raises(ValueError, match='1 of 1 questions have no picture'): answer_all(None, c, tmp_path/'a.jsonl')
-    with pytest.raises(ValueError, match="by='x': expected generation, letters, options"): answer_all(Speaker(), pictured(c), tmp_path/'a.jsonl', by='x')
+    c = [Choice("1", None, "?", ("a", "b"), 0)]
+    with pytest.raises(ValueError, match="parser 'x': expected llava or lenient"): score(c, ["A"], "x")
+    with pytest.raises(ValueError, match="1 questions and 2 answers"): score(c, ["A", "B"])
+    with pytest.raises(ValueError, match="no questions"): score([], [])
+    with pytest.raises(ValueError, match="1 of 1 questions have no picture"): answer_all(None, c, tmp_path/"a.jsonl")
+    with pytest.raises(ValueError, match="by='x': expected generation, letters, options"): answer_all(Speaker(), pictured(c), tmp_path/"a.jsonl", by="x")
 
 
 def test_prompt_has_hint_question_letters_and_suffix():
-    c = Choice('1', None, 'Which?', ('x', 'y'), 0, hint='Look.')
+    c = Choice("1", None, "Which?", ("x", "y"), 0, hint="Look.")
     assert c.prompt() == "Look.\nWhich?\nA. x\nB. y\nAnswer with the option's letter from the given choices directly."
-    assert c.prompt('') == 'Look.\nWhich?\nA. x\nB. y'
+    assert c.prompt("") == "Look.\nWhich?\nA. x\nB. y"
 
 
 # ---- files
 
 def test_scienceqa_image_subset_and_split(tmp_path):
-    problem = lambda **more: dict(question='Q?', choices=['x', 'y'], answer=1, hint='', image=None, split='test') | more
-    (tmp_path/'problems.json').write_text(json.dumps({'1': problem(image='image.png'), '2': problem(), '3': problem(image='image.png', split='train')}))
-    assert [c.id for c in read_scienceqa(tmp_path)] == ['1'] and [c.id for c in read_scienceqa(tmp_path, only_images=False)] == ['1', '2']
-    (tmp_path/'pid_splits.json').write_text(json.dumps({'test': ['3']}))
+    problem = lambda **more: dict(question="Q?", choices=["x", "y"], answer=1, hint="", image=None, split="test") | more
+    (tmp_path/"problems.json").write_text(json.dumps({"1": problem(image="image.png"), "2": problem(), "3": problem(image="image.png", split="train")}))
+    assert [c.id for c in read_scienceqa(tmp_path)] == ["1"] and [c.id for c in read_scienceqa(tmp_path, only_images=False)] == ["1", "2"]
+    (tmp_path/"pid_splits.json").write_text(json.dumps({"test": ["3"]}))
     c, = read_scienceqa(tmp_path)
-    assert (c.id, c.answer, c.options) == ('3', 1, ('x', 'y')) and c.image == tmp_path/'test'/'3'/'image.png'
+    assert (c.id, c.answer, c.options) == ("3", 1, ("x", "y")) and c.image == tmp_path/"test"/"3"/"image.png"
 
 
 def png():
     data = io.BytesIO()
-    Image.new('RGB', (4, 4), 'red').save(data, 'PNG')
+    Image.new("RGB", (4, 4), "red").save(data, "PNG")
     return base64.b64encode(data.getvalue()).decode()
 
 
 def test_mmbench_rows_with_missing_options_and_quoted_text(tmp_path):
-    head = 'index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\timage\n'
-    (tmp_path/'m.tsv').write_text(head + f'3\t"Which, ""if any""?"\tnan\tx\ty\tnan\t\tB\tlogic\t{png()}\n' + f'4\tQ?\tHint.\tx\ty\tz\tw\tD\tocr\t{png()}\n')
-    a, b = read_mmbench(tmp_path/'m.tsv')
-    assert (a.question, a.hint, a.options, a.answer, a.category) == ('Which, "if any"?', '', ('x', 'y'), 1, 'logic') and a.image.getpixel((0, 0)) == (255, 0, 0)
-    assert (b.hint, len(b.options), b.answer) == ('Hint.', 4, 3)
-    (tmp_path/'t.tsv').write_text(f'index\tquestion\tA\tB\timage\n1\tQ?\tx\ty\t{png()}\n')
-    with pytest.raises(ValueError, match='no column answer'): read_mmbench(tmp_path/'t.tsv')
-    (tmp_path/'n.tsv').write_text('a\tb\n1\t2\n')
-    with pytest.raises(ValueError, match='no column A, B, image, index, question'): read_mmbench(tmp_path/'n.tsv')
+    head = "index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\timage\n"
+    (tmp_path/"m.tsv").write_text(head + f'3\t"Which, ""if any""?"\tnan\tx\ty\tnan\t\tB\tlogic\t{png()}\n' + f"4\tQ?\tHint.\tx\ty\tz\tw\tD\tocr\t{png()}\n")
+    a, b = read_mmbench(tmp_path/"m.tsv")
+    assert (a.question, a.hint, a.options, a.answer, a.category) == ('Which, "if any"?', "", ("x", "y"), 1, "logic") and a.image.getpixel((0, 0)) == (255, 0, 0)
+    assert (b.hint, len(b.options), b.answer) == ("Hint.", 4, 3)
+    (tmp_path/"t.tsv").write_text(f"index\tquestion\tA\tB\timage\n1\tQ?\tx\ty\t{png()}\n")
+    with pytest.raises(ValueError, match="no column answer"): read_mmbench(tmp_path/"t.tsv")
+    (tmp_path/"n.tsv").write_text("a\tb\n1\t2\n")
+    with pytest.raises(ValueError, match="no column A, B, image, index, question"): read_mmbench(tmp_path/"n.tsv")
 
 
 def test_evaluate_knows_rotations_from_one_round(tmp_path):
-    choices = [Choice('1', None, '?', ('x', 'y'), 1), Choice('2', None, '?', ('x', 'y'), 0)]
-    one = [dict(question_id=1, text='B'), dict(question_id='2', text='A')]
-    (tmp_path/'a.jsonl').write_text('\n'.join(map(json.dumps, one)))
-    out = evaluate(tmp_path/'a.jsonl', choices)
-    assert out['accuracy'].value == 1 and out.protocol['rounds'] == 'one'
-    (tmp_path/'b.jsonl').write_text('\n'.join(json.dumps(dict(question_id=c.id, round_id=c.turn, text='B')) for c in rotations(choices)))
-    out = evaluate(tmp_path/'b.jsonl', choices)
-    assert (out['accuracy'].value, out['circular'].value, out.protocol['rounds']) == (.5, 0, 'all rotations')
-    (tmp_path/'c.jsonl').write_text(json.dumps(one[0]))
-    with pytest.raises(ValueError, match=r'1 of 2 questions have no answer \(the first is 2, round 0\)'): evaluate(tmp_path/'c.jsonl', choices)
+    choices = [Choice("1", None, "?", ("x", "y"), 1), Choice("2", None, "?", ("x", "y"), 0)]
+    one = [dict(question_id=1, text="B"), dict(question_id="2", text="A")]
+    (tmp_path/"a.jsonl").write_text("\n".join(map(json.dumps, one)))
+    out = evaluate(tmp_path/"a.jsonl", choices)
+    assert out["accuracy"].value == 1 and out.protocol["rounds"] == "one"
+    (tmp_path/"b.jsonl").write_text("\n".join(json.dumps(dict(question_id=c.id, round_id=c.turn, text="B")) for c in rotations(choices)))
+    out = evaluate(tmp_path/"b.jsonl", choices)
+    assert (out["accuracy"].value, out["circular"].value, out.protocol["rounds"]) == (.5, 0, "all rotations")
+    (tmp_path/"c.jsonl").write_text(json.dumps(one[0]))
+    with pytest.raises(ValueError, match=r"1 of 2 questions have no answer \(the first is 2, round 0\)"): evaluate(tmp_path/"c.jsonl", choices)
 
 
 # ---- answering
 
-def pictured(choices): return [Choice(c.id, Image.new('RGB', (4, 4)), c.question, c.options, c.answer) for c in choices]
+def pictured(choices): return [Choice(c.id, Image.new("RGB", (4, 4)), c.question, c.options, c.answer) for c in choices]
 
 
 class Speaker:
     "Writes 'B. so' to every prompt that mentions a bird in line B, and prefers long texts"
-    name, asked = 'speaker', 0
-    def answer(self, images, prompts, batch_size, **decoding):
+    name, asked = "speaker", 0
+    def describe(self, images, prompts, batch_size, **decoding):
         self.asked += len(prompts)
-        return ['B. so' if 'B. a bird' in p else 'A' for p in prompts]
+        return ["B. so" if "B. a bird" in p else "A" for p in prompts]
     def score(self, images, prompts, answers, batch_size):
-        return [type('Score', (), {'logps': -1/len(a)}) for a in answers]
+        return [type("Score", (), {"logps": -1/len(a)}) for a in answers]
 
 
 def test_three_ways_of_answering_write_one_format(tmp_path):
-    choices = pictured([Choice('1', None, 'Q?', ('a fork', 'a bird'), 1), Choice('2', None, 'Q?', ('a bird', 'a long sofa', 'x'), 0)])
+    choices = pictured([Choice("1", None, "Q?", ("a fork", "a bird"), 1), Choice("2", None, "Q?", ("a bird", "a long sofa", "x"), 0)])
     vlm = Speaker()
-    assert answer_all(vlm, choices, tmp_path/'g.jsonl', batch_size=1) == ['B. so', 'A']
-    assert answer_all(vlm, choices, tmp_path/'g.jsonl', batch_size=1) == ['B. so', 'A'] and vlm.asked == 2
-    assert answer_all(vlm, choices, tmp_path/'o.jsonl', by='options') == ['A', 'B']
-    rows = [json.loads(l) for l in (tmp_path/'g.jsonl').read_text().splitlines()]
-    assert rows[0] == dict(id='1/0', question_id='1', round_id=0, text='B. so')
+    assert answer_all(vlm, choices, tmp_path/"g.jsonl", batch_size=1) == ["B. so", "A"]
+    assert answer_all(vlm, choices, tmp_path/"g.jsonl", batch_size=1) == ["B. so", "A"] and vlm.asked == 2
+    assert answer_all(vlm, choices, tmp_path/"o.jsonl", by="options") == ["A", "B"]
+    rows = [json.loads(l) for l in (tmp_path/"g.jsonl").read_text().splitlines()]
+    assert rows[0] == dict(id="1/0", question_id="1", round_id=0, text="B. so")
 
 
 def test_letters_are_compared_among_the_options_that_exist(monkeypatch):
-    ids = {'A': 0, 'B': 1, 'C': 2}
-    monkeypatch.setattr(choice, 'first_tokens', lambda vlm, text, words: {ids[words[0]]})
-    monkeypatch.setattr(choice, 'last_logits', lambda vlm, images, prompts: torch.tensor([[0., 1, 9], [0., 1, 9]]))
-    vlm = type('V', (), {'text': lambda self, p: p, 'name': 'v'})()
-    two, three = Choice('1', None, 'Q?', ('x', 'y'), 0), Choice('2', None, 'Q?', ('x', 'y', 'z'), 0)
-    assert choice.letter_answers(vlm, [two, three]) == ['B', 'C']
-    ids['B'] = 0
-    with pytest.raises(ValueError, match='several letters with the same token'): choice.letter_answers(vlm, [two, three])
-
-
-def test_exercise():
-    check.expected(lambda known, n: (known + (1 - known)/n, known + (1 - known)/n**n))
-    with pytest.raises(AssertionError): check.expected(lambda known, n: (known + (1 - known)/n, known + (1 - known)/n))
+    ids = {"A": 0, "B": 1, "C": 2}
+    monkeypatch.setattr(choice, "first_tokens", lambda vlm, text, words: {ids[words[0]]})
+    monkeypatch.setattr(choice, "last_logits", lambda vlm, images, prompts: torch.tensor([[0., 1, 9], [0., 1, 9]]))
+    vlm = type("V", (), {"text": lambda self, p: p, "name": "v"})()
+    two, three = Choice("1", None, "Q?", ("x", "y"), 0), Choice("2", None, "Q?", ("x", "y", "z"), 0)
+    assert choice._letter_answers(vlm, [two, three]) == ["B", "C"]
+    ids["B"] = 0
+    with pytest.raises(ValueError, match="several letters with the same token"): choice._letter_answers(vlm, [two, three])
 
 
 FAKE = '''
@@ -171,14 +166,14 @@ open(os.environ["SEEN"], "w").write(json.dumps(sys.argv[1:]))
 
 
 def test_lmms_eval_is_handed_the_model_or_its_absence_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(choice.importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(ImportError, match='lmms-eval is not installed: pip install lmms-eval'): choice.lmms_eval('m', ['pope'], tmp_path)
-    monkeypatch.setattr(choice.importlib.util, 'find_spec', lambda name: True)
-    (tmp_path/'lmms_eval').mkdir()
-    (tmp_path/'lmms_eval'/'__main__.py').write_text(FAKE)
-    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
-    monkeypatch.setenv('SEEN', str(tmp_path/'seen.json'))
-    assert choice.lmms_eval('some/model', ['pope', 'mmbench_en_dev'], tmp_path/'out') == 0
-    said = json.loads((tmp_path/'seen.json').read_text())
-    assert said == ['--model', 'llava_hf', '--model_args', 'pretrained=some/model', '--tasks', 'pope,mmbench_en_dev',
-                    '--batch_size', '1', '--output_path', str(tmp_path/'out'), '--log_samples']
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="lmms-eval is not installed: pip install lmms-eval"): choice.lmms_eval("m", ["pope"], tmp_path)
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: True)
+    (tmp_path/"lmms_eval").mkdir()
+    (tmp_path/"lmms_eval"/"__main__.py").write_text(FAKE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SEEN", str(tmp_path/"seen.json"))
+    assert choice.lmms_eval("some/model", ["pope", "mmbench_en_dev"], tmp_path/"out") == 0
+    said = json.loads((tmp_path/"seen.json").read_text())
+    assert said == ["--model", "llava_hf", "--model_args", "pretrained=some/model", "--tasks", "pope,mmbench_en_dev",
+                    "--batch_size", "1", "--output_path", str(tmp_path/"out"), "--log_samples"]

@@ -3,132 +3,127 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from povid_nb import check, judge
 from povid_nb.client import Outcome
-from povid_nb.judge import MMHAL, MMVET, fill, grade, llava_bench, mmhal, mmvet, parse_pair, parse_rating, parse_share, read_template
+from povid_nb.judge import (_MMHAL, _MMVET, _fill, _read_template, llava_bench, mmhal, mmvet, parse_pair, parse_rating,
+                            parse_share)
 
 
-@pytest.mark.parametrize('text, mark', [
-    ('Rating: 0', 0), ('fine.\nrating: 6, very informative', 6), ('RATING: 4', 4), ('Rating: 3 (rating: 3)', 3), ('**Rating: 5**', 5),
-    ('Rating: 2 or Rating: 3', None), ('Rating: 7', None), ('Rating: 60', None), ('Rating 5', None), ('Rating:5', None), ('', None), ('No.', None), ('Rating: -1', None)])
+@pytest.mark.parametrize("text, mark", [
+    ("Rating: 0", 0), ("fine.\nrating: 6, very informative", 6), ("RATING: 4", 4), ("Rating: 3 (rating: 3)", 3), ("**Rating: 5**", 5),
+    ("Rating: 2 or Rating: 3", None), ("Rating: 7", None), ("Rating: 60", None), ("Rating 5", None), ("Rating:5", None), ("", None), ("No.", None), ("Rating: -1", None)])
 def test_mmhal_ratings(text, mark): assert parse_rating(text) == mark
 
 
-@given(st.integers(0, 6), st.text('abc .\n', max_size=20))
+@given(st.integers(0, 6), st.text("abc .\n", max_size=20))
 @settings(max_examples=40, deadline=None)
 def test_every_rating_is_read_as_the_published_script_reads_it(n, around):
-    text = f'{around}Rating: {n}{around}'
-    published = [s for s in range(7) if f'rating: {s}' in text.lower()]
+    text = f"{around}Rating: {n}{around}"
+    published = [s for s in range(7) if f"rating: {s}" in text.lower()]
     assert parse_rating(text) == (published[0] if len(published) == 1 else None)
 
 
-@pytest.mark.parametrize('text, pair', [('7 8', (7, 8)), ('7, 8', (7, 8)), ('7.5 9\nWhy: 3 4', (7.5, 9)), ('\n8 6', (8, 6)), ('10 1', (10, 1)), ('7', None), ('7 8 9', None),
-                                        ('Assistant 1: 7', None), ('0 3', None), ('11 3', None), ('nan 3', None), ('inf 3', None), ('', None)])
+@pytest.mark.parametrize("text, pair", [("7 8", (7, 8)), ("7, 8", (7, 8)), ("7.5 9\nWhy: 3 4", (7.5, 9)), ("\n8 6", (8, 6)), ("10 1", (10, 1)), ("7", None), ("7 8 9", None),
+                                        ("Assistant 1: 7", None), ("0 3", None), ("11 3", None), ("nan 3", None), ("inf 3", None), ("", None)])
 def test_llava_bench_pairs(text, pair): assert parse_pair(text) == pair
 
 
-@pytest.mark.parametrize('text, share', [('0.6', .6), (' 1.0\n', 1), ('1', 1), ('0', 0), ('.5', .5), ('0.5.', None), ('1.1', None), ('5', None), ('0.5 because', .5), ('~0.5', None), ('', None)])
+@pytest.mark.parametrize("text, share", [("0.6", .6), (" 1.0\n", 1), ("1", 1), ("0", 0), (".5", .5), ("0.5.", None), ("1.1", None), ("5", None), ("0.5 because", .5), ("~0.5", None), ("", None)])
 def test_mmvet_shares(text, share): assert parse_share(text) == share
 
 
 def test_templates(tmp_path):
-    assert fill(MMHAL, 'C', 'Q', 'R', '{question} A').count('Q') >= 1 and '{question} A' in fill(MMHAL, 'C', 'Q', 'R', '{question} A')
-    (tmp_path/'original.txt').write_text('1 {}\n2 {}\n3 {}\n4 {}')
-    assert fill(read_template(tmp_path/'original.txt', MMHAL), *'cqra') == '1 c\n2 q\n3 r\n4 a'
-    assert read_template(None, MMHAL) == MMHAL and read_template('Rate\n{answer}', MMHAL) == 'Rate\n{answer}'
-    with pytest.raises(ValueError, match='no place for the answer'): read_template('Rate {question}', MMHAL)
+    assert _fill(_MMHAL, "C", "Q", "R", "{question} A").count("Q") >= 1 and "{question} A" in _fill(_MMHAL, "C", "Q", "R", "{question} A")
+    (tmp_path/"original.txt").write_text("1 {}\n2 {}\n3 {}\n4 {}")
+    assert _fill(_read_template(tmp_path/"original.txt", _MMHAL), *"cqra") == "1 c\n2 q\n3 r\n4 a"
+    assert _read_template(None, _MMHAL) == _MMHAL and _read_template("Rate\n{answer}", _MMHAL) == "Rate\n{answer}"
+    with pytest.raises(ValueError, match="no place for the answer"): _read_template("Rate {question}", _MMHAL)
 
 
 class Script:
     "A judge that says what a function of (prompt, seed) says; None is a refusal, a status word is that status"
-    def __init__(self, says): self.says, self.params, self.model, self.asked = says, {'temperature': 0}, 'script', []
+    def __init__(self, says): self.says, self.params, self.model, self.asked = says, {"temperature": 0}, "script", []
     def ask(self, requests):
-        self.asked += [(r.key, self.params['seed']) for r in requests]
-        return [self.outcome(r.key, self.says(r.messages[-1]['content'], self.params['seed'])) for r in requests]
+        self.asked += [(r.key, self.params["seed"]) for r in requests]
+        return [self.outcome(r.key, self.says(r.messages[-1]["content"], self.params["seed"])) for r in requests]
     def outcome(self, key, said):
-        if said in ('refused', 'failed', 'unsent', 'malformed'): return Outcome(key, said, reason='because')
-        return Outcome(key, 'ok', said, cost=.01)
+        if said in ("refused", "failed", "unsent", "malformed"): return Outcome(key, said, reason="because")
+        return Outcome(key, "ok", said, cost=.01)
 
 
-def records(*answers): return [dict(question='Q?', gt_answer='R', image_content=['cup', 'fork'], model_answer=a, question_type='xy'[i % 2]) for i, a in enumerate(answers)]
+def records(*answers): return [dict(question="Q?", gt_answer="R", image_content=["cup", "fork"], model_answer=a, question_type="xy"[i % 2]) for i, a in enumerate(answers)]
 
 
 def test_gradings_are_averaged_and_the_spread_is_theirs():
-    marks = {'good': [6, 5, 4], 'bad': [0, 2, 4]}
-    client = Script(lambda prompt, seed: f'Rating: {marks["good" if "a good answer" in prompt else "bad"][seed]}')
-    s = mmhal(client, records('a good answer', 'a bad answer here'), times=3)
+    marks = {"good": [6, 5, 4], "bad": [0, 2, 4]}
+    client = Script(lambda prompt, seed: f"Rating: {marks['good' if 'a good answer' in prompt else 'bad'][seed]}")
+    s = mmhal(client, records("a good answer", "a bad answer here"), times=3)
     assert s.mean == (5 + 2)/2 and s.spread == pytest.approx((np.std([6, 5, 4]) + np.std([0, 2, 4]))/2)
     assert (s.n, s.graded, s.words, s.unreadable, s.cost) == (2, 2, 3.5, 0, pytest.approx(.06))
-    table = s.scores(judge='script').to_dict()
-    assert (table['hallucination'], table['mean/x'], table['mean/y'], table['protocol']['judge']) == (.5, 5, 2, 'script')
+    table = s.scores(judge="script").to_dict()
+    assert (table["hallucination"], table["mean/x"], table["mean/y"], table["protocol"]["judge"]) == (.5, 5, 2, "script")
     assert len(set(client.asked)) == 6
 
 
 def test_failures_are_left_out_of_the_mean_and_counted():
-    said = {'a': 'Rating: 6', 'b': 'no idea', 'c': 'refused', 'd': 'unsent', 'e': 'malformed', 'f': 'Rating: 2', 'g': 'failed'}
+    said = {"a": "Rating: 6", "b": "no idea", "c": "refused", "d": "unsent", "e": "malformed", "f": "Rating: 2", "g": "failed"}
     client = Script(lambda prompt, seed: said[prompt.strip()[-1]])
-    s = mmhal(client, records(*'abcdefg'))
+    s = mmhal(client, records(*"abcdefg"))
     assert s.mean == 4 and (s.n, s.graded) == (7, 2)
     assert (s.unreadable, s.refused, s.missing) == (pytest.approx(2/7), pytest.approx(1/7), pytest.approx(2/7))
-    assert {g.status for g in s.gradings} == {'ok', 'unreadable', 'refused', 'unsent', 'failed'}
-    published = mmhal(client, records(*'abcdefg'), failed=0)
-    assert published.mean == pytest.approx((6 + 0 + 0 + 2)/4) and published.scores()['hallucination'].value == 3/4
+    assert {g.status for g in s.gradings} == {"ok", "unreadable", "refused", "unsent", "failed"}
+    published = mmhal(client, records(*"abcdefg"), failed=0)
+    assert published.mean == pytest.approx((6 + 0 + 0 + 2)/4) and published.scores()["hallucination"].value == 3/4
 
 
 def test_nothing_graded_is_no_crash_and_no_mark():
-    s = mmhal(Script(lambda p, seed: 'refused'), records('a', 'b'))
+    s = mmhal(Script(lambda p, seed: "refused"), records("a", "b"))
     assert (s.mean, s.graded, s.refused) == (0, 0, 1)
 
 
 def test_compare_is_paired():
-    better = mmhal(Script(lambda p, seed: 'Rating: 5'), records(*['a']*12))
-    worse = mmhal(Script(lambda p, seed: 'Rating: 1'), records(*['a']*12))
-    d = worse.compare(better, draws=500)['mean']
+    better = mmhal(Script(lambda p, seed: "Rating: 5"), records(*["a"]*12))
+    worse = mmhal(Script(lambda p, seed: "Rating: 1"), records(*["a"]*12))
+    d = worse.compare(better, draws=500)["mean"]
     assert d.difference == 4 and d.p < .01
 
 
 def test_missing_fields_are_named():
-    with pytest.raises(ValueError, match='record 0: no gt_answer, model_answer'): mmhal(Script(None), [dict(question='Q', image_content=[])])
-    with pytest.raises(ValueError, match=r'1 of 2 questions have no answer \(the first is v2\)'): mmvet(Script(None), {'v1': {}, 'v2': {}}, {'v1': 'x'})
+    with pytest.raises(ValueError, match="record 0: no gt_answer, model_answer"): mmhal(Script(None), [dict(question="Q", image_content=[])])
+    with pytest.raises(ValueError, match=r"1 of 2 questions have no answer \(the first is v2\)"): mmvet(Script(None), {"v1": {}, "v2": {}}, {"v1": "x"})
 
 
 def test_mmvet_groups_by_capability_and_averages_runs():
-    questions = {'v1': dict(question='How?', answer='3', capability=['ocr', 'math']), 'v2': dict(question='What?', answer='x', capability=['rec'])}
-    s = mmvet(Script(lambda p, seed: ['0.2', '0.4'][seed] if 'How?' in p else '1.0'), questions, {'v1': 'three', 'v2': 'x'}, times=2)
+    questions = {"v1": dict(question="How?", answer="3", capability=["ocr", "math"]), "v2": dict(question="What?", answer="x", capability=["rec"])}
+    s = mmvet(Script(lambda p, seed: ["0.2", "0.4"][seed] if "How?" in p else "1.0"), questions, {"v1": "three", "v2": "x"}, times=2)
     table = s.scores()
-    assert s.mean == pytest.approx(.65) and table['mean/math+ocr'].value == pytest.approx(.3) and table['mean/rec'].value == 1
-    assert fill(MMVET, '', 'Q', 'R', 'P').endswith('Question: Q Correct answer: R. Prediction: P Correctness:')
+    assert s.mean == pytest.approx(.65) and table["mean/math+ocr"].value == pytest.approx(.3) and table["mean/rec"].value == 1
+    assert _fill(_MMVET, "", "Q", "R", "P").endswith("Question: Q Correct answer: R. Prediction: P Correctness:")
 
 
-def write(path, rows): path.write_text('\n'.join(map(json.dumps, rows)))
+def write(path, rows): path.write_text("\n".join(map(json.dumps, rows)))
 
 
 def bench(folder):
-    write(folder/'questions.jsonl', [dict(question_id=i, image='a.jpg', text=f'Q{i}', category=c) for i, c in enumerate(['conv', 'complex'])])
-    write(folder/'context.jsonl', [dict(image='a.jpg', caption=['line one', 'line two'])])
-    write(folder/'answers_gpt4.jsonl', [dict(question_id=i, text='theirs') for i in range(2)])
-    write(folder/'ours.jsonl', [dict(question_id=i, text='ours') for i in (1, 0)])
+    write(folder/"questions.jsonl", [dict(question_id=i, image="a.jpg", text=f"Q{i}", category=c) for i, c in enumerate(["conv", "complex"])])
+    write(folder/"context.jsonl", [dict(image="a.jpg", caption=["line one", "line two"])])
+    write(folder/"answers_gpt4.jsonl", [dict(question_id=i, text="theirs") for i in range(2)])
+    write(folder/"ours.jsonl", [dict(question_id=i, text="ours") for i in (1, 0)])
 
 
 def test_llava_bench_is_relative_to_the_reference(tmp_path):
     bench(tmp_path)
     seen = []
-    def says(prompt, seed): seen.append(prompt); return '8 6\nBecause' if 'Q0' in prompt else '10 9'
-    s = llava_bench(Script(says), tmp_path, tmp_path/'ours.jsonl').scores()
-    assert s['relative'].value == pytest.approx(100*15/18) and set(s.values) >= {'mean/conv', 'mean/complex'}
-    assert 'line one\nline two' in seen[0] and seen[0].index('theirs') < seen[0].index('ours')
+    def says(prompt, seed): seen.append(prompt); return "8 6\nBecause" if "Q0" in prompt else "10 9"
+    s = llava_bench(Script(says), tmp_path, tmp_path/"ours.jsonl").scores()
+    assert s["relative"].value == pytest.approx(100*15/18) and set(s.values) >= {"mean/conv", "mean/complex"}
+    assert "line one\nline two" in seen[0] and seen[0].index("theirs") < seen[0].index("ours")
 
 
 def test_llava_bench_takes_the_original_rules(tmp_path):
     bench(tmp_path)
-    (tmp_path/'rule.json').write_text(json.dumps({'llava_bench_conv': dict(role='Helper', prompt='RULE A'), 'llava_bench_complex': dict(role='Helper', prompt='RULE B')}))
+    (tmp_path/"rule.json").write_text(json.dumps({"llava_bench_conv": dict(role="Helper", prompt="RULE A"), "llava_bench_complex": dict(role="Helper", prompt="RULE B")}))
     seen = []
-    llava_bench(Script(lambda p, seed: seen.append(p) or '5 5'), tmp_path, tmp_path/'ours.jsonl', rules=tmp_path/'rule.json')
-    assert 'RULE A' in seen[0] and '[End of Helper 2]' in seen[0] and 'RULE B' in seen[1]
-    write(tmp_path/'ours.jsonl', [dict(question_id=0, text='ours')])
-    with pytest.raises(ValueError, match='1 of 2 questions have no answer'): llava_bench(Script(None), tmp_path, tmp_path/'ours.jsonl')
-
-
-def test_exercise():
-    check.standard_error(lambda spread, between, n, times: ((between**2 + spread**2/times)/n)**.5)
-    with pytest.raises(AssertionError): check.standard_error(lambda spread, between, n, times: ((between**2 + spread**2)/(n*times))**.5)
+    llava_bench(Script(lambda p, seed: seen.append(p) or "5 5"), tmp_path, tmp_path/"ours.jsonl", rules=tmp_path/"rule.json")
+    assert "RULE A" in seen[0] and "[End of Helper 2]" in seen[0] and "RULE B" in seen[1]
+    write(tmp_path/"ours.jsonl", [dict(question_id=0, text="ours")])
+    with pytest.raises(ValueError, match="1 of 2 questions have no answer"): llava_bench(Script(None), tmp_path, tmp_path/"ours.jsonl")

@@ -4,41 +4,41 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
 from povid_nb import check, pope, world
-from povid_nb.pope import SPLITS, amber, build_questions, clear, evaluate, match_answers, parse_pope, parse_vcd, read_questions, score
+from povid_nb.pope import SPLITS, build_questions, evaluate, parse_pope, parse_vcd, read_questions, score
 
 # answer: what POPE's and LLaVA's scorer reads, what VCD's reads where the label is yes, and where it is no. Worked by hand.
 TRUTH = {
-    'Yes': 'yes yes yes', 'yes': 'yes yes yes', 'YES': 'yes yes yes', 'Yes.': 'yes yes yes', 'Yes, there is a dog.': 'yes yes yes',
-    'No': 'no no no', 'no': 'no no no', 'No.': 'no no no', 'No, there is no dog.': 'no no no', ' No': 'no no no',
-    'NO': 'yes no no', 'NO.': 'yes no no', 'nO': 'yes no no',
-    'none': 'yes no no', 'None': 'yes no no', 'nothing': 'yes no no', 'Nope': 'yes no no', 'Not': 'yes no no',
-    '': 'yes no yes', '.': 'yes no yes', '  ': 'yes no yes', '. No': 'yes no no',
-    'I know there is.': 'yes no no', 'I know, yes.': 'yes yes no', 'Yes, I know.': 'yes yes no', 'There is snow.': 'yes no no',
-    'It is not there.': 'no no no', 'not, really': 'no no no', 'No,there is one': 'yes no no', 'no,': 'no no no', ',No': 'no no no',
-    'There is no dog. Yes, a cat.': 'no yes no', 'Yes. There is no cat.': 'yes yes no', 'Maybe. No.': 'yes no no', 'A dog. Not a cat': 'yes no no',
-    'No\nThere is none': 'yes no no', 'Yes and no': 'no yes no', 'Cannot tell': 'yes no no', 'Unclear': 'yes no yes', 'eyes': 'yes yes yes',
-    "No! It isn't": 'yes no no', 'no?': 'yes no no', 'Yes!': 'yes yes yes'}
-WORD = {True: 'yes', False: 'no'}
+    "Yes": "yes yes yes", "yes": "yes yes yes", "YES": "yes yes yes", "Yes.": "yes yes yes", "Yes, there is a dog.": "yes yes yes",
+    "No": "no no no", "no": "no no no", "No.": "no no no", "No, there is no dog.": "no no no", " No": "no no no",
+    "NO": "yes no no", "NO.": "yes no no", "nO": "yes no no",
+    "none": "yes no no", "None": "yes no no", "nothing": "yes no no", "Nope": "yes no no", "Not": "yes no no",
+    "": "yes no yes", ".": "yes no yes", "  ": "yes no yes", ". No": "yes no no",
+    "I know there is.": "yes no no", "I know, yes.": "yes yes no", "Yes, I know.": "yes yes no", "There is snow.": "yes no no",
+    "It is not there.": "no no no", "not, really": "no no no", "No,there is one": "yes no no", "no,": "no no no", ",No": "no no no",
+    "There is no dog. Yes, a cat.": "no yes no", "Yes. There is no cat.": "yes yes no", "Maybe. No.": "yes no no", "A dog. Not a cat": "yes no no",
+    "No\nThere is none": "yes no no", "Yes and no": "no yes no", "Cannot tell": "yes no no", "Unclear": "yes no yes", "eyes": "yes yes yes",
+    "No! It isn't": "yes no no", "no?": "yes no no", "Yes!": "yes yes yes"}
+WORD = {True: "yes", False: "no"}
 
 
-@pytest.mark.parametrize('answer', TRUTH)
+@pytest.mark.parametrize("answer", TRUTH)
 def test_parsers_against_the_table(answer):
-    assert ' '.join(map(WORD.get, (parse_pope(answer), parse_vcd(answer, 'yes'), parse_vcd(answer, 'no')))) == TRUTH[answer]
+    assert " ".join(map(WORD.get, (parse_pope(answer), parse_vcd(answer, "yes"), parse_vcd(answer, "no")))) == TRUTH[answer]
 
 
 @given(st.text(max_size=30))
 @settings(max_examples=150, deadline=None)
 def test_parsers_read_any_text(text):
-    assert parse_pope(text) == parse_pope(text, 'yes') == parse_pope(text, 'no')
-    assert parse_vcd(text, 'yes') == ('yes' in text.lower()) and parse_vcd(text, 'no') != ('no' in text.lower())
+    assert parse_pope(text) == parse_pope(text, "yes") == parse_pope(text, "no")
+    assert parse_vcd(text, "yes") == ("yes" in text.lower()) and parse_vcd(text, "no") != ("no" in text.lower())
 
 
 def test_clear():
-    assert all(map(clear, ['Yes.', 'no', 'NO', 'It is not', 'Yes, I know']))
-    assert not any(map(clear, ['', 'I cannot tell', 'Yes and no', 'snow', 'Yes, it is not red']))
+    assert all(map(pope._clear, ["Yes.", "no", "NO", "It is not", "Yes, I know"]))
+    assert not any(map(pope._clear, ["", "I cannot tell", "Yes and no", "snow", "Yes, it is not red"]))
 
 
-def asked(labels, **more): return [dict(question_id=i, image=i//2, text='?', label=l, **more) for i, l in enumerate(labels)]
+def asked(labels, **more): return [dict(question_id=i, image=i//2, text="?", label=l, **more) for i, l in enumerate(labels)]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
@@ -55,43 +55,43 @@ def test_scores_agree_with_scikit_style_counts(rows):
 
 
 def test_means_are_over_splits_not_over_questions():
-    questions = asked(['yes', 'no'], split='random') + asked(['no']*4, split='popular')
-    s = score(questions, ['Yes', 'No', 'Yes', 'Yes', 'Yes', 'No'])
-    assert s.splits['random']['accuracy'] == 1 and s.splits['popular']['accuracy'] == .25
+    questions = asked(["yes", "no"], split="random") + asked(["no"]*4, split="popular")
+    s = score(questions, ["Yes", "No", "Yes", "Yes", "Yes", "No"])
+    assert s.splits["random"]["accuracy"] == 1 and s.splits["popular"]["accuracy"] == .25
     assert s.accuracy == .625 and s.n == 6
     table = s.scores()
-    assert table['accuracy'].value == .625 and table['accuracy/popular'].value == .25
-    assert table['accuracy'].low <= .625 <= table['accuracy'].high and table.protocol['parser'] == 'pope'
+    assert table["accuracy"].value == .625 and table["accuracy/popular"].value == .25
+    assert table["accuracy"].low <= .625 <= table["accuracy"].high and table.protocol["parser"] == "pope"
 
 
 def test_always_yes_refusing_and_the_answer_that_vcd_always_takes():
-    questions = asked(['yes', 'no']*20)
-    for answer in ('Yes', 'I cannot tell.'):
+    questions = asked(["yes", "no"]*20)
+    for answer in ("Yes", "I cannot tell."):
         s = score(questions, [answer]*40)
         assert (s.accuracy, s.yes_ratio) == (.5, 1) and s.f1 == pytest.approx(2/3)
-    assert score(questions, ['I cannot tell.']*40).unclear == 1
-    assert score(questions, ['Yes and no']*40, 'vcd').accuracy == 1 and score(questions, ['Yes and no']*40, 'pope').accuracy == .5
+    assert score(questions, ["I cannot tell."]*40).unclear == 1
+    assert score(questions, ["Yes and no"]*40, "vcd").accuracy == 1 and score(questions, ["Yes and no"]*40, "pope").accuracy == .5
 
 
 def test_compare_is_paired():
-    questions = asked(['yes', 'no']*30)
-    good, bad = score(questions, ['Yes', 'No']*30), score(questions, ['Yes', 'Yes']*30)
-    d = bad.compare(good, draws=500)['accuracy']
-    assert d.difference == .5 and d.p < .01 and good.compare(good, draws=200)['f1'].p == 1
+    questions = asked(["yes", "no"]*30)
+    good, bad = score(questions, ["Yes", "No"]*30), score(questions, ["Yes", "Yes"]*30)
+    d = bad.compare(good, draws=500)["accuracy"]
+    assert d.difference == .5 and d.p < .01 and good.compare(good, draws=200)["f1"].p == 1
 
 
 def test_bad_input():
-    q = asked(['yes', 'no'])
-    with pytest.raises(ValueError, match="parser 'llava': expected pope or vcd"): score(q, ['Yes', 'No'], 'llava')
-    with pytest.raises(ValueError, match='2 questions and 1 answers'): score(q, ['Yes'])
-    with pytest.raises(ValueError, match="question 0: label 'maybe'"): score(asked(['maybe']), ['Yes'])
-    with pytest.raises(ValueError, match='no questions'): score([], [])
-    with pytest.raises(ValueError, match="split 'hard': expected random, popular, adversarial"): build_questions({'a': {'x'}}, splits=['hard'])
+    q = asked(["yes", "no"])
+    with pytest.raises(ValueError, match="parser 'llava': expected pope or vcd"): score(q, ["Yes", "No"], "llava")
+    with pytest.raises(ValueError, match="2 questions and 1 answers"): score(q, ["Yes"])
+    with pytest.raises(ValueError, match="question 0: label 'maybe'"): score(asked(["maybe"]), ["Yes"])
+    with pytest.raises(ValueError, match="no questions"): score([], [])
+    with pytest.raises(ValueError, match="split 'hard': expected random, popular, adversarial"): build_questions({"a": {"x"}}, splits=["hard"])
 
 
 # ---- questions
 
-KINDS = [f'k{i}' for i in range(9)]
+KINDS = [f"k{i}" for i in range(9)]
 OBJECTS = st.dictionaries(st.integers(0, 30).map(str), st.sets(st.sampled_from(KINDS), min_size=1, max_size=5), min_size=3, max_size=15)
 
 
@@ -101,64 +101,57 @@ def test_questions_are_balanced_true_and_repeatable(objects, seed, per_image):
     questions = build_questions(objects, per_image=per_image, seed=seed)
     assert questions == build_questions(objects, per_image=per_image, seed=seed)
     for split in SPLITS:
-        rows = [q for q in questions if q['split'] == split]
-        assert Counter(q['label'] for q in rows)['yes'] == len(rows)/2
-        assert [q['question_id'] for q in rows] == list(range(1, len(rows) + 1))
+        rows = [q for q in questions if q["split"] == split]
+        assert Counter(q["label"] for q in rows)["yes"] == len(rows)/2
+        assert [q["question_id"] for q in rows] == list(range(1, len(rows) + 1))
         for q in rows:
-            kind = q['text'].removeprefix('Is there a ').removesuffix(' in the image?')
-            assert (kind in objects[q['image']]) == (q['label'] == 'yes')
-        assert len({(q['image'], q['text']) for q in rows}) == len(rows)
+            kind = q["text"].removeprefix("Is there a ").removesuffix(" in the image?")
+            assert (kind in objects[q["image"]]) == (q["label"] == "yes")
+        assert len({(q["image"], q["text"]) for q in rows}) == len(rows)
 
 
 def test_popular_and_adversarial_choose_what_they_say():
-    objects = {'1': {'fork', 'knife'}, '2': {'fork', 'knife'}, '3': {'fork', 'tree'}, '4': {'tree', 'dog'}, '5': {'tree', 'cat'}, '6': {'tree'}}
-    pick = lambda split: [q['text'].split()[3] for q in build_questions(objects, [split], per_image=1) if q['label'] == 'no']
-    assert pick('popular') == ['tree', 'tree', 'knife', 'fork', 'fork', 'fork']        # tree 4, fork 3, knife 2, the rest 1
-    assert pick('adversarial') == ['tree', 'tree', 'knife', 'cat', 'dog', 'cat']       # most often beside what is there; ties by name
-    assert 'Is there an apple in the image?' == pope.ask('apple')
+    objects = {"1": {"fork", "knife"}, "2": {"fork", "knife"}, "3": {"fork", "tree"}, "4": {"tree", "dog"}, "5": {"tree", "cat"}, "6": {"tree"}}
+    pick = lambda split: [q["text"].split()[3] for q in build_questions(objects, [split], per_image=1) if q["label"] == "no"]
+    assert pick("popular") == ["tree", "tree", "knife", "fork", "fork", "fork"]        # tree 4, fork 3, knife 2, the rest 1
+    assert pick("adversarial") == ["tree", "tree", "knife", "cat", "dog", "cat"]       # most often beside what is there; ties by name
+    assert pope._question("apple", "Is there a{n} {kind}?") == "Is there an apple?"
 
 
 # ---- files
 
-def write(path, rows): path.write_text('\n'.join(json.dumps(r) for r in rows))
+def write(path, rows): path.write_text("\n".join(json.dumps(r) for r in rows))
 
 
 def test_files_with_repeated_ids_are_matched_by_split(tmp_path):
-    for split in SPLITS: write(tmp_path/f'coco_pope_{split}.json', [dict(question_id=i, image=f'{i}.jpg', text='?', label=l) for i, l in enumerate(['yes', 'no'], 1)])
-    questions = read_questions(*[tmp_path/f'coco_pope_{s}.json' for s in SPLITS])
-    assert [q['split'] for q in questions] == [s for s in SPLITS for _ in range(2)]
-    write(tmp_path/'a.jsonl', [dict(question_id=q['question_id'], category=q['split'], text='Yes' if q['split'] == 'popular' else 'No') for q in random.Random(0).sample(questions, 6)])
-    out = evaluate(tmp_path/'a.jsonl', [tmp_path/f'coco_pope_{s}.json' for s in SPLITS]).to_dict()
-    assert (out['accuracy'], out['yes_ratio'], out['recall/popular'], out['recall/random'], out['n']) == (.5, pytest.approx(1/3), 1, 0, 6)
-    assert out['protocol']['parser'] == 'pope' and set(out['intervals']) >= {'accuracy', 'f1', 'yes_ratio'}
+    for split in SPLITS: write(tmp_path/f"coco_pope_{split}.json", [dict(question_id=i, image=f"{i}.jpg", text="?", label=l) for i, l in enumerate(["yes", "no"], 1)])
+    questions = read_questions(*[tmp_path/f"coco_pope_{s}.json" for s in SPLITS])
+    assert [q["split"] for q in questions] == [s for s in SPLITS for _ in range(2)]
+    write(tmp_path/"a.jsonl", [dict(question_id=q["question_id"], category=q["split"], text="Yes" if q["split"] == "popular" else "No") for q in random.Random(0).sample(questions, 6)])
+    out = evaluate(tmp_path/"a.jsonl", [tmp_path/f"coco_pope_{s}.json" for s in SPLITS]).to_dict()
+    assert (out["accuracy"], out["yes_ratio"], out["recall/popular"], out["recall/random"], out["n"]) == (.5, pytest.approx(1/3), 1, 0, 6)
+    assert out["protocol"]["parser"] == "pope" and set(out["intervals"]) >= {"accuracy", "f1", "yes_ratio"}
 
 
 def test_one_file_needs_no_split_and_parser_matters(tmp_path):
-    write(tmp_path/'q.jsonl', asked(['yes', 'no']))
-    write(tmp_path/'a.jsonl', [dict(question_id=1, text='NO'), dict(question_id=0, text='Yes')])
-    assert evaluate(tmp_path/'a.jsonl', tmp_path/'q.jsonl').to_dict()['accuracy'] == .5
-    assert evaluate(tmp_path/'a.jsonl', tmp_path/'q.jsonl', parser='vcd').to_dict()['accuracy'] == 1
+    write(tmp_path/"q.jsonl", asked(["yes", "no"]))
+    write(tmp_path/"a.jsonl", [dict(question_id=1, text="NO"), dict(question_id=0, text="Yes")])
+    assert evaluate(tmp_path/"a.jsonl", tmp_path/"q.jsonl").to_dict()["accuracy"] == .5
+    assert evaluate(tmp_path/"a.jsonl", tmp_path/"q.jsonl", parser="vcd").to_dict()["accuracy"] == 1
 
 
 def test_missing_answers_and_fields_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r'1 of 2 questions have no answer \(the first is question_id 1'):
-        match_answers(asked(['yes', 'no'], split='all'), [dict(question_id=0, text='Yes')])
-    write(tmp_path/'q.jsonl', [dict(question_id=1, text='?')])
-    with pytest.raises(ValueError, match='row 1: no label'): read_questions(tmp_path/'q.jsonl')
-
-
-def test_amber_counts_no_as_positive():
-    annotations = [dict(id=i, type='discriminative-hallucination', truth=t) for i, t in enumerate(['yes', 'no', 'no', 'no'])]
-    s = amber({0: 'No', 1: 'No', 2: 'Yes', 3: 'no'}, annotations)
-    assert [s[k].value for k in ('accuracy', 'precision', 'recall', 'f1', 'yes_ratio')] == [.25, .5, pytest.approx(1/3), pytest.approx(.4), .25]
-    with pytest.raises(ValueError, match='discriminative-relation'): amber({0: 'No'}, annotations, 'discriminative-relation')
+    with pytest.raises(ValueError, match=r"1 of 2 questions have no answer \(the first is question_id 1"):
+        pope._match(asked(["yes", "no"], split="all"), [dict(question_id=0, text="Yes")])
+    write(tmp_path/"q.jsonl", [dict(question_id=1, text="?")])
+    with pytest.raises(ValueError, match="row 1: no label"): read_questions(tmp_path/"q.jsonl")
 
 
 def test_exercise():
     import re
     def read_answer(text):
         words = set(re.findall(r"[a-z']+", text.lower()))
-        yes, no = bool(words & {'yes', 'yeah', 'yep'}), bool(words & {'no', 'not', 'none', 'nope', "isn't", "aren't"})
+        yes, no = bool(words & {"yes", "yeah", "yep"}), bool(words & {"no", "not", "none", "nope", "isn't", "aren't"})
         return yes if yes != no else None
     check.read_answer(read_answer)
     with pytest.raises(AssertionError): check.read_answer(parse_pope)

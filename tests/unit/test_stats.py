@@ -1,23 +1,22 @@
 """stats: intervals and paired tests against scipy and exact counts, and answers that are collected once."""
-import json, os, subprocess, sys
+import copy, json, os, subprocess, sys
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from povid_nb import check
-from povid_nb.stats import (Interval, Scores, bootstrap, collect, paired, ratio, read_jsonl, resamples, same_protocol,
-                            side_by_side)
+from povid_nb.stats import Interval, Scores, Tally, _resamples, bootstrap, paired, ratio, side_by_side
 
-scipy_stats = pytest.importorskip('scipy.stats')
-MEAN = {'mean': lambda s: ratio(s.x, s.n)}
+scipy_stats = pytest.importorskip("scipy.stats")
+MEAN = {"mean": lambda s: ratio(s.x, s.n)}
 
 
-def mean_of(x, **how): return bootstrap({'x': x, 'n': np.ones(len(x))}, MEAN, **how)['mean']
+def mean_of(x, **how): return bootstrap({"x": x, "n": np.ones(len(x))}, MEAN, **how)["mean"]
 
 
 def test_interval_of_a_mean_agrees_with_scipy():
     x = np.random.default_rng(0).gamma(2, size=200)
     ours = mean_of(x, draws=8000)
-    theirs = scipy_stats.bootstrap((x,), np.mean, n_resamples=8000, method='percentile', rng=1).confidence_interval
+    theirs = scipy_stats.bootstrap((x,), np.mean, n_resamples=8000, method="percentile", rng=1).confidence_interval
     assert ours.value == pytest.approx(x.mean())
     assert ours[1:] == pytest.approx(tuple(theirs), abs=.02*x.std())
 
@@ -26,9 +25,9 @@ def test_interval_of_a_ratio_agrees_with_scipy():
     rng = np.random.default_rng(1)
     below = rng.integers(1, 12, 150)
     above = rng.binomial(below, .2)
-    ours = bootstrap({'above': above, 'below': below}, {'r': lambda s: ratio(s.above, s.below)}, draws=8000)['r']
+    ours = bootstrap({"above": above, "below": below}, {"r": lambda s: ratio(s.above, s.below)}, draws=8000)["r"]
     theirs = scipy_stats.bootstrap((above, below), lambda a, b: a.sum()/b.sum(), paired=True, vectorized=False,
-                                   n_resamples=4000, method='percentile', rng=1).confidence_interval
+                                   n_resamples=4000, method="percentile", rng=1).confidence_interval
     assert ours.value == above.sum()/below.sum()
     assert ours[1:] == pytest.approx(tuple(theirs), abs=.006)
 
@@ -52,7 +51,7 @@ def test_groups_are_drawn_whole():
 @given(n=st.integers(1, 30), draws=st.integers(1, 230), seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_each_resample_holds_n_items(n, draws, seed):
-    counts = np.concatenate(list(resamples(n, draws, seed)))
+    counts = np.concatenate(list(_resamples(n, draws, seed)))
     assert counts.shape == (draws, n) and (counts.sum(1) == n).all() and (counts >= 0).all()
 
 
@@ -67,8 +66,8 @@ def test_paired_p_value_agrees_with_scipy():
     rng = np.random.default_rng(4)
     a, one = rng.random(60), np.ones(60)
     b = a + rng.normal(.03, .1, 60)
-    ours = paired({'x': a, 'n': one}, {'x': b, 'n': one}, MEAN, draws=20000)['mean']
-    theirs = scipy_stats.permutation_test((b, a), lambda x, y, axis: (x - y).mean(axis), permutation_type='samples',
+    ours = paired({"x": a, "n": one}, {"x": b, "n": one}, MEAN, draws=20000)["mean"]
+    theirs = scipy_stats.permutation_test((b, a), lambda x, y, axis: (x - y).mean(axis), permutation_type="samples",
                                           vectorized=True, n_resamples=20000, rng=5)
     assert ours.difference == pytest.approx((b - a).mean())
     assert ours.p == pytest.approx(theirs.pvalue, abs=.012)
@@ -81,94 +80,64 @@ def test_paired_p_value_of_yes_and_no_is_mcnemars():
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     exact = scipy_stats.binomtest(only_a, only_a + only_b).pvalue
     one = np.ones(300)
-    assert paired({'x': a, 'n': one}, {'x': b, 'n': one}, MEAN, draws=20000)['mean'].p == pytest.approx(exact, abs=.012)
+    assert paired({"x": a, "n": one}, {"x": b, "n": one}, MEAN, draws=20000)["mean"].p == pytest.approx(exact, abs=.012)
 
 
 def test_equal_models_do_not_differ_and_a_clear_gain_does():
     x, one = np.arange(50.), np.ones(50)
-    assert paired({'x': x, 'n': one}, {'x': x, 'n': one}, MEAN)['mean'] == (0, 0, 0, 1)
-    d = paired({'x': x, 'n': one}, {'x': x + 1, 'n': one}, MEAN, draws=2000)['mean']
+    assert paired({"x": x, "n": one}, {"x": x, "n": one}, MEAN)["mean"] == (0, 0, 0, 1)
+    d = paired({"x": x, "n": one}, {"x": x + 1, "n": one}, MEAN, draws=2000)["mean"]
     assert (d.difference, d.low, d.high) == pytest.approx((1, 1, 1)) and d.p == pytest.approx(1/2001)
 
 
 def test_paired_refuses_different_items():
-    with pytest.raises(ValueError, match='50 items against 49'):
-        paired({'x': np.ones(50), 'n': np.ones(50)}, {'x': np.ones(49), 'n': np.ones(49)}, MEAN)
+    with pytest.raises(ValueError, match="50 items against 49"):
+        paired({"x": np.ones(50), "n": np.ones(50)}, {"x": np.ones(49), "n": np.ones(49)}, MEAN)
 
 
 def test_no_items_is_an_error_and_nothing_over_nothing_is_zero():
-    with pytest.raises(ValueError, match='no items'): bootstrap({'x': [], 'n': []}, MEAN)
+    with pytest.raises(ValueError, match="no items"): bootstrap({"x": [], "n": []}, MEAN)
     assert ratio(0, 0) == 0 and ratio([1, 2], [2, 0]).tolist() == [.5, 0]
 
 
 def test_scores_write_values_intervals_protocol_and_versions():
-    s = Scores('b', {'x': Interval(.5, .4, .6)}, 7, {'prompt': 'P?'})
+    s = Scores("b", {"x": Interval(.5, .4, .6)}, 7, {"prompt": "P?"})
     d = json.loads(s.to_json())
-    assert (d['x'], d['n'], d['intervals']['x'], d['protocol']['prompt']) == (.5, 7, [.4, .6], 'P?')
-    assert d['protocol']['versions']['numpy'] == np.__version__
-    assert '0.500 | 0.400 to 0.600' in s.table() and 'prompt: P?' in s.table()
-    assert side_by_side({'base': s, 'new': s}).count('0.500 (0.400-0.600)') == 2
-
-
-# ---- answers that are collected once
-
-ITEMS = [{'id': f'i{n}'} for n in range(23)]
-
-
-def shout(batch): return [{'text': b['id'].upper(), 'size': len(batch)} for b in batch]
-
-
-@given(stop=st.integers(0, 5), torn=st.integers(0, 30), size=st.integers(1, 9))
-@settings(max_examples=30, deadline=None)
-def test_a_run_that_was_cut_off_anywhere_ends_the_same(tmp_path_factory, stop, torn, size):
-    folder = tmp_path_factory.mktemp('c')
-    whole, broken = folder/'whole.jsonl', folder/'broken.jsonl'
-    rows = collect(ITEMS, shout, whole, size)
-    asked = []
-    def dies(batch):
-        if len(asked) == stop: raise KeyboardInterrupt
-        asked.append(batch)
-        return shout(batch)
-    try: collect(ITEMS, dies, broken, size)
-    except KeyboardInterrupt:
-        for part in (folder/'broken.jsonl.parts').glob('*'): part.write_bytes(part.read_bytes()[:-torn] if torn else part.read_bytes())
-    again = []
-    assert collect(ITEMS, lambda b: again.append(b) or shout(b), broken, size) == rows
-    assert whole.read_bytes() == broken.read_bytes()
-    if not torn: assert len(asked) + len(again) == -(-23//size)
-
-
-def test_nothing_is_asked_twice_and_new_items_are_added(tmp_path):
-    calls = []
-    def answer(batch): calls.append(len(batch)); return shout(batch)
-    collect(ITEMS[:10], answer, tmp_path/'a.jsonl', 5)
-    collect(ITEMS[:10], answer, tmp_path/'a.jsonl', 5)
-    assert calls == [5, 5]
-    assert [r['id'] for r in collect(ITEMS, answer, tmp_path/'a.jsonl', 5)] == [i['id'] for i in ITEMS]
-    assert calls == [5, 5, 5, 5, 3]
-    assert [p.name for p in tmp_path.iterdir()].count('a.jsonl') == 1 and not (tmp_path/'a.jsonl.parts').exists()
-
-
-def test_other_protocol_repeated_ids_wrong_number_of_answers(tmp_path):
-    collect(ITEMS, shout, tmp_path/'a.jsonl', 5, {'prompt': 'A'})
-    with pytest.raises(ValueError, match="prompt = 'A', now 'B'"): collect(ITEMS, shout, tmp_path/'a.jsonl', 5, {'prompt': 'B'})
-    with pytest.raises(ValueError, match='2 of 4 items repeat an id'): collect(ITEMS[:2]*2, shout, tmp_path/'b.jsonl')
-    with pytest.raises(ValueError, match='1 answers to 2 items'): collect(ITEMS[:2], lambda b: shout(b)[:1], tmp_path/'c.jsonl')
-
-
-def test_a_bad_line_in_the_middle_is_named(tmp_path):
-    (tmp_path/'x.jsonl').write_text('{"a": 1}\n{"a": \n{"a": 3}\n')
-    with pytest.raises(ValueError, match='x.jsonl, line 2: not JSON'): read_jsonl(tmp_path/'x.jsonl')
-    (tmp_path/'y.jsonl').write_text('{"a": 1}\n\n{"a": ')
-    assert read_jsonl(tmp_path/'y.jsonl') == [{'a': 1}]
+    assert (d["x"], d["n"], d["intervals"]["x"], d["protocol"]["prompt"]) == (.5, 7, [.4, .6], "P?")
+    assert d["protocol"]["versions"]["numpy"] == np.__version__
+    assert "0.500 | 0.400 to 0.600" in s.table() and "prompt: P?" in s.table()
+    assert side_by_side({"base": s, "new": s}).count("0.500 (0.400-0.600)") == 2
 
 
 def test_stats_needs_no_torch():
     code = 'import sys, povid_nb.stats, povid_nb.chair, povid_nb.pope; sys.exit("torch" in sys.modules)'
-    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_the_exercise_accepts_its_solution_and_rejects_rounding_down():
     from math import ceil, floor
     check.images_needed(lambda rate, half: ceil(1.96**2*rate*(1 - rate)/half**2))
     with pytest.raises(AssertionError): check.images_needed(lambda rate, half: floor(1.96**2*rate*(1 - rate)/half**2))
+
+
+def test_a_tally_is_compared_by_item_whatever_the_order():
+    rng = np.random.default_rng(6)
+    x, y, ids = rng.random(40), rng.random(40), [f"q{i}" for i in range(40)]
+    tally = lambda ids, x: Tally(bench="b", ids=list(ids), columns={"x": list(x), "n": [1]*len(x)}, measures=MEAN)
+    mixed = rng.permutation(40)
+    d = tally(ids, x).compare(tally([ids[i] for i in mixed], y[mixed]))["mean"]
+    assert d == tally(ids, x).compare(tally(ids, y))["mean"] and d.difference == pytest.approx(y.mean() - x.mean())
+    other = Tally(bench="b", ids=ids, columns={"n": [1]*40, "x": list(y)}, measures=MEAN)     # columns in another order
+    assert tally(ids, x).compare(other)["mean"] == d
+    with pytest.raises(ValueError, match="40 items against 40, and only one side has new"): tally(ids, x).compare(tally([*ids[1:], "new"], y))
+    with pytest.raises(ValueError, match="40 items against 39"): tally(ids, x).compare(tally(ids[1:], y[1:]))
+    with pytest.raises(ValueError, match="1 of 3 items occur twice, such as a"): tally(["a", "b", "a"], x[:3])
+    odd = Tally(bench="b", ids=ids, columns={"n": [1]*40, "z": list(y)}, measures=MEAN)
+    with pytest.raises(ValueError, match="same columns for both models; only one has x, z"): tally(ids, x).compare(odd)
+
+
+def test_measures_are_attributes_and_nothing_else_is():
+    t = Tally(bench="b", ids=[1, 2], columns={"x": [1, 2], "n": [1, 1]}, measures=MEAN)
+    assert t.mean == 1.5 and t.n == 2 and str(t) == "mean 1.5  n 2" and t.scores(prompt="?").protocol == {"prompt": "?"}
+    with pytest.raises(AttributeError, match="Tally has no attribute 'median'"): t.median
+    assert copy.copy(t).mean == 1.5

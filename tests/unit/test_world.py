@@ -3,12 +3,12 @@ import hashlib, re, subprocess, sys
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from povid_nb import chair, world
+from povid_nb import coco, world
 from povid_nb.world import COLOURS, CONTEXTS, FLAWED, KINDS, PARTNERS, PLACES, Habit, Scene, Thing, scenes
 
 CLAIM = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(KINDS)})\b")
 seeds = st.integers(0, 10**6)
-VOCABULARY = chair.Vocabulary(world.SYNONYMS)
+VOCABULARY = coco.Vocabulary(world.SYNONYMS)
 named = lambda text: {mention.kind for mention in VOCABULARY.find(text)}
 
 

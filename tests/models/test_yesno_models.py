@@ -1,11 +1,11 @@
-"""pope with small random models of the real classes: reading a picture once gives what reading it every time gives."""
+"""yesno with small random models of the real classes: reading a picture once gives what reading it every time gives."""
 import sys
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from povid_nb import pope
+from povid_nb import yesno
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_models   # noqa: E402
@@ -27,10 +27,10 @@ def vlm(request, tmp_path):
 def test_shared_pictures_give_the_same_logits_or_are_refused(vlm):
     a, b, c = pictures(3)
     images, questions = [a, b, b, c, a, a], QUESTIONS*2
-    plain = pope.last_logits(vlm, images, questions)
-    if pope.can_share(vlm, a, QUESTIONS):
+    plain = yesno.last_logits(vlm, images, questions)
+    if yesno._can_share(vlm, a, QUESTIONS):
         assert vlm.kind in ('llava', 'llava_next', 'idefics3')
-        assert torch.allclose(pope.shared_logits(vlm, images, questions), plain, atol=1e-4)
+        assert torch.allclose(yesno._shared_logits(vlm, images, questions), plain, atol=1e-4)
     else: assert vlm.kind in ('paligemma', 'qwen2_vl')
-    alone = torch.cat([pope.last_logits(vlm, [i], [q]) for i, q in zip(images, questions)])
+    alone = torch.cat([yesno.last_logits(vlm, [i], [q]) for i, q in zip(images, questions)])
     assert torch.allclose(alone, plain, atol=1e-4)   # left padding changes nothing
