@@ -61,7 +61,7 @@ def encode(
 ) -> Row:
     "One pair as token ids and pixels; one that cannot be scored is refused in one line"
     if getattr(pair.example, "history", ()):
-        raise ValueError(f"pair {pair.id} is a talk of several turns; split it with pairs.by_turn first")
+        raise ValueError(f"pair {pair.id} is a conversation of several turns; split it with pair.by_turn() first")
     reader = vlm if isinstance(vlm, Reader) else Reader(vlm)
     try:
         batch = reader.inputs(pair.image, pair.prompt)

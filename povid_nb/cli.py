@@ -222,13 +222,13 @@ def _train(
 
 def _trained(settings, options):
     from itertools import islice
-    from povid_nb import pairs, stages
+    from povid_nb import formats, stages
     from povid_nb.procs import is_main, leave, own_device, world_size
     from povid_nb.vlm import VLM
     world_size(settings.get("processes"))
     source, out = Path(settings["data"]), settings["out"]
     source = source/"pairs.jsonl" if (source/"pairs.jsonl").is_file() else settings["data"]
-    some = list(islice(pairs.load(source, images=settings.get("images")), settings.get("limit")))
+    some = list(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
     vlm = VLM.load(settings.get("model"), device=own_device(), quantize=settings.get("quantize"))
     if is_main(): _keep(out/"train.yaml", settings)
     stages.train(vlm, some, out, settings["stage"], settings["between"], settings.get("adapter"),

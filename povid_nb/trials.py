@@ -19,7 +19,8 @@ from .stats import ratio, versions
 # %% ../nbs/workshop/trials.ipynb #9b6cf06a
 def world_pairs(n=800, seed=0, kinds=None, placement="substitute", habit=world.CLEAN, **examples):
     "Pairs of the built-in world; the right answers are told by a writer with a `habit`, clean if left out"
-    from povid_nb.inject import LIES, Refused, WorldInjector, world_example, world_examples
+    from povid_nb.inject import Refused, WorldInjector
+    from povid_nb.lies import LIES, world_example, world_examples
     def told(e):
         if e.task != "caption" or habit == world.CLEAN: return e
         return world_example(e.image, e.prompt, e.image.caption("caption", habit), "caption", "caption")
