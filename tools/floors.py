@@ -11,6 +11,7 @@ FLOORS = {
     # 1: no model is known here
     "pictures": 1,
     "answers": 1,
+    "read": 1,
     "stats": 1,
     "viz": 1,
     "noise": 1,
