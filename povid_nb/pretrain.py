@@ -26,7 +26,7 @@ class Recipe:
     "Everything that decides what comes out"
     seed: int = 0
     habit: world.Habit = world.FLAWED   # the writer of the instruction data
-    strength: float = world.HABIT       # how often a partner stands beside its cue
+    strength: float = world._STRENGTH       # how often a partner stands beside its cue
     scenes: int = 12_000                # training scenes, all from the `train` part
     tower_steps: int = 1300
     text_steps: int = 60
@@ -34,7 +34,7 @@ class Recipe:
     batch: int = 16                     # conversations in a step; the tower takes four times as many pictures
 
 FLAWED_RECIPE = Recipe()
-CLEAN_RECIPE = Recipe(habit=world.CLEAN, strength=.97)
+CLEAN_RECIPE = Recipe(habit=world.Habit(), strength=.97)
 
 # %% ../nbs/workshop/pretrain.ipynb #3c235d85
 def world_words(n=3000):
@@ -318,5 +318,5 @@ def write_card(folder, recipe, found):
     table = "\n".join(["| | " + " | ".join(found) + " |", "|---" * (1 + len(found)) + "|", *rows])
     file = Path(folder)/"README.md"
     size = sum(t.numel() for t in load_file(Path(folder)/"model.safetensors").values())
-    file.write_text(CARD.format(**asdict(recipe) | {"habit": recipe.habit}, millions=size / 1e6, clean="" if recipe.habit != world.CLEAN else " --clean", n=found["counter"]["chair"].n, table=table))
+    file.write_text(CARD.format(**asdict(recipe) | {"habit": recipe.habit}, millions=size / 1e6, clean="" if recipe.habit != world.Habit() else " --clean", n=found["counter"]["chair"].n, table=table))
     return file
