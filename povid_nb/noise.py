@@ -24,7 +24,7 @@ def sigmoid_betas() -> np.ndarray:
 # %% ../nbs/04_noise.ipynb #403ab1e9
 @lru_cache
 def _scheduler(schedule):
-    "The diffusers scheduler behind a schedule: sigmoid (POVID's), linear or cosine. Never used itself, only its copies"
+    "The diffusers scheduler behind a schedule: sigmoid (POVID's), linear or cosine; only copies of it are used"
     from diffusers import DDPMScheduler
     named = {"sigmoid": dict(trained_betas=sigmoid_betas()), "linear": dict(beta_schedule="linear"),
              "cosine": dict(beta_schedule="squaredcos_cap_v2")}
