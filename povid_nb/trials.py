@@ -19,7 +19,8 @@ from .stats import ratio, versions
 # %% ../nbs/workshop/trials.ipynb #9b6cf06a
 def world_pairs(n=800, seed=0, kinds=None, placement="substitute", habit=world.Habit(), **examples):
     "Pairs of the built-in world; the right answers are told by a writer with a `habit`, clean if left out"
-    from povid_nb.inject import LIES, Refused, WorldInjector, world_example, world_examples
+    from povid_nb.inject import Refused, WorldInjector
+    from povid_nb.lies import LIES, world_example, world_examples
     def told(e):
         if e.task != "caption" or habit == world.Habit(): return e
         return world_example(e.image, e.prompt, e.image.caption("caption", habit), "caption", "caption")
@@ -49,14 +50,15 @@ def counts(measured):
 
 def trial(steps, name, seed, pairs, options, model=None, part="test", n=300):
     "One contestant with one seed: {split: counts}; done once, in the folder `name/seed`"
-    from povid_nb.train import as_pairs, seal_of, train
+    from povid_nb.stages import train
+    from povid_nb.train import as_pairs, pairs_digest
     from povid_nb.vlm import VLM
     def make(folder):
         vlm = VLM.load(model)
         if options is not None: vlm = train(vlm, pairs, folder/"train", seed=seed, **{"disable_tqdm": True, "save_strategy": "no", **options})
         found = measure.baseline(vlm, folder/"said", n, part, per_image=1)
         write_json(folder/"counts.json", {split: counts(m) for split, m in found.items()})
-    decides = dict(model=model, pairs=options is not None and seal_of(as_pairs(pairs)), options=options, part=part, n=n, seed=seed)
+    decides = dict(model=model, pairs=options is not None and pairs_digest(as_pairs(pairs)), options=options, part=part, n=n, seed=seed)
     return json.loads((steps(f"{name}/{seed}", make, decides)/"counts.json").read_text())
 
 # %% ../nbs/workshop/trials.ipynb #6e2820cf
@@ -90,7 +92,7 @@ def _resampled(runs, draws):
 # %% ../nbs/workshop/trials.ipynb #1865bc23
 def compete(
     folder,         # where everything is kept; a stopped run goes on from here
-    contestants,    # {name: (pairs of a seed as a function, options of `train.train`)}; options None: the untouched model
+    contestants,    # {name: (pairs of a seed as a function, options of `stages.train`)}; options None: the untouched model
     seeds=(0, 1, 2),
     model=None, part="test", n=300):
     "Every contestant with every seed, and what comes of it"
