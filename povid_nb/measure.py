@@ -42,8 +42,8 @@ def measure(
     folder = Path(folder)
     written = chair.describe_all(vlm, images, folder/"captions.jsonl", prompt, batch_size, **decoding)
     scored = chair.score([text for _, text in written], [truths[i] for i in images], vocabulary, images)
-    questions = pope.build_questions(truths, per_image=per_image)
-    answered = pope.score(questions, yesno.answer_all(vlm, images, questions, folder/"pope.jsonl"))
+    questions = pope.build_questions(truths, per_image=per_image, rule="picture")
+    answered = pope.score_answers(questions, yesno.answer_all(vlm, images, questions, folder/"pope.jsonl"))
     return dict(images=images, captions=scored, asked=answered,
                 chair=scored.scores(prompt=prompt, decoding=decoding or "greedy"),
                 pope=answered.scores(by="probability of yes against no", per_image=per_image))
