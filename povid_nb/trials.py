@@ -17,12 +17,12 @@ from .steps import Steps
 from .stats import ratio, versions
 
 # %% ../nbs/workshop/trials.ipynb #9b6cf06a
-def world_pairs(n=800, seed=0, kinds=None, placement="substitute", habit=world.CLEAN, **examples):
+def world_pairs(n=800, seed=0, kinds=None, placement="substitute", habit=world.Habit(), **examples):
     "Pairs of the built-in world; the right answers are told by a writer with a `habit`, clean if left out"
     from povid_nb.inject import Refused, WorldInjector
     from povid_nb.lies import LIES, world_example, world_examples
     def told(e):
-        if e.task != "caption" or habit == world.CLEAN: return e
+        if e.task != "caption" or habit == world.Habit(): return e
         return world_example(e.image, e.prompt, e.image.caption("caption", habit), "caption", "caption")
     injector = WorldInjector(kinds or tuple(LIES), placement, seed)
     return [p for p in injector.make(map(told, world_examples(n, seed, **examples))) if not isinstance(p, Refused)]

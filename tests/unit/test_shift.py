@@ -67,7 +67,7 @@ def test_slots_of_other_vocabularies():
 @settings(max_examples=50, deadline=None)
 @given(n=st.integers(0, 500))
 def test_slots_of_any_scene(n):
-    scene = world.sample_scene("counter", f"hypothesis/{n}")
+    scene = world._sample_scene("counter", f"hypothesis/{n}")
     slots = shift.object_slots(scene.caption(), scene.objects)
     assert {s.true for s in slots} == scene.objects
     for s in slots:
