@@ -13,6 +13,7 @@ FLOORS = {
     "answers": 1,
     "stats": 1,
     "viz": 1,
+    "quiz": 1,
     "noise": 1,
     "loss": 1,
     "forms": 1,
