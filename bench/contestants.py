@@ -7,7 +7,7 @@ import tempfile
 
 import torch
 import torch.nn.functional as F
-from povid_nb import branches, loss
+from povid_nb import branches, loss, packing
 from povid_nb.branches import Branches
 
 from . import shapes
@@ -60,13 +60,13 @@ class Ours(Contestant):
         shapes.add_lora(self.vlm, self.shape)
         self.branches = Branches(self.vlm)
         rows = [branches.encode(self.vlm, pair) for pair in self.pairs]
-        self.batch = branches.to(self.branches.collate(rows, self.form != "dpo"), self.device)
+        self.batch = branches.to_device(self.branches.collate(rows, self.form != "dpo"), self.device)
         if self.form != "dpo": self.batch["noisy_images"]["pixel_values"] = self.noisy(self.batch["images"]["pixel_values"])
         self.cached = self.remembered() if self.cache else None
 
     def remembered(self):
         kept = list(self.branches.remember(self.batch["clean"], self.batch["images"]))
-        found = {"token_logps": branches.grid(torch.cat([k["token_logps"] for k in kept]), self.batch["clean"]["real"]), "hidden": torch.cat([k["hidden"] for k in kept])}
+        found = {"token_logps": packing.unpack(torch.cat([k["token_logps"] for k in kept]), self.batch["clean"]["real"]), "hidden": torch.cat([k["hidden"] for k in kept])}
         return found | ({"features": [k["features"] for k in kept]} if self.cache == "features" else {})
 
     def loss(self):
@@ -127,7 +127,7 @@ class Trl(Contestant):
                              beta=BETA, use_cpu=self.device.type == "cpu", train_sampling_strategy="sequential", disable_tqdm=True)
         self.trainer = trl.DPOTrainer(self.vlm.model, args=args, train_dataset=Dataset.from_list(rows), processing_class=self.vlm.processor, peft_config=shapes.lora(self.vlm, self.shape))
         shapes.start(self.trainer.model)
-        self.batch = branches.to(dict(next(iter(self.trainer.get_train_dataloader()))), self.device)
+        self.batch = branches.to_device(dict(next(iter(self.trainer.get_train_dataloader()))), self.device)
         if self.form != "dpo": self.prepare_noise()
 
     @property

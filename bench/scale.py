@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from povid_nb.train import train
+from povid_nb.stages import train
 
 from . import contestants, measure, shapes
 

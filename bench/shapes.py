@@ -10,7 +10,7 @@ from transformers import (CLIPVisionConfig, GenerationConfig, LlamaConfig, Llava
                           PreTrainedTokenizerFast)
 
 from povid_nb.pairs import Example, Pair
-from povid_nb.train import adapter_targets
+from povid_nb.stages import adapter_targets
 from povid_nb.vlm import VLM
 
 TEMPLATE = ("{% for m in messages %}{% if m['role'] == 'user' %}<s> {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }}"

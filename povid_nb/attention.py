@@ -227,7 +227,7 @@ def _finished(vlm, batch, i, image, tally, ids):
     layers = lambda view: depth if view[0] is None else 1                # that were added up; rollout is one
     maps = {view: (map[:, :shown] / layers(view)).numpy() for view, map in tally.maps.items()}
     pixels = batch["pixel_values"]
-    picture = shift.seen(vlm, pixels[i:i + 1], 336)[0] if pixels.dim() in (4, 5) else open_image(image)
+    picture = vlm.pictures(pixels[i:i + 1], 336)[0] if pixels.dim() in (4, 5) else open_image(image)
     shares, entropy, sinks = (torch.stack(parts).numpy() for parts in (tally.shares, tally.entropy, tally.sinks))
     rows = (tally.rows / depth).numpy()
     return Attention(*_labels(vlm, ids), shares, entropy, sinks, maps, rows,
@@ -331,7 +331,7 @@ def image_shares(
     kinds = [word_classes(one, truth, vocabulary, attributes) for one, truth in zip(found, truths)]
     rows = [_sums_of(*pair) for pair in zip(found, kinds)]
     share = lambda one, of: (one.shares[..., 1] + one.shares[..., 2])[..., [i for i, c in enumerate(of) if c]].mean(-1)
-    names = [shift.name_of(image) or str(i) for i, image in enumerate(images)]
+    names = [shift._name_of(image) or str(i) for i, image in enumerate(images)]
     by_head = np.stack([share(*pair) for pair in zip(found, kinds)])
     return ImageShares({name: [row[name] for row in rows] for name in rows[0]}, by_head, names)
 

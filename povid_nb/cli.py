@@ -182,7 +182,7 @@ def _report(
     typer.echo(report_pairs(path, out, images=images))
 
 # %% ../nbs/workshop/cli.ipynb #9e02db00
-_FLAGS = ("beta", "anchor", "rank", "learning_rate", "batch_size", "num_train_epochs", "max_steps", "save_steps",
+_FLAGS = ("beta", "nll_weight", "rank", "learning_rate", "batch_size", "num_train_epochs", "max_steps", "save_steps",
           "noise_step", "noise_tokens", "cache", "gradient_checkpointing")
 
 @_verb
@@ -197,7 +197,7 @@ def _train(
     between: _option(Literal["merge", "keep"], "Stage 2 starts from stage 1, or trains its adapter on.") = "merge",
     form: _option(Optional[Literal["sft", "dpo", "released", "paper", "mdpo"]], "Loss of the last stage.") = None,
     beta: _option(Optional[float], "Inverse temperature of the preference loss.") = None,
-    anchor: _option(Optional[float], "Weight of the NLL term of the right answers.") = None,
+    nll_weight: _option(Optional[float], "Weight of the NLL term of the right answers.") = None,
     rank: _option(Optional[int], "Rank of the adapter.") = None,
     learning_rate: _option(Optional[float], "Left out: what suits the model's size.") = None,
     batch_size: _option(Optional[int], "Pairs for each process and step.") = None,
@@ -222,16 +222,16 @@ def _train(
 
 def _trained(settings, options):
     from itertools import islice
-    from povid_nb import pairs, train
+    from povid_nb import formats, stages
     from povid_nb.procs import is_main, leave, own_device, world_size
     from povid_nb.vlm import VLM
     world_size(settings.get("processes"))
     source, out = Path(settings["data"]), settings["out"]
     source = source/"pairs.jsonl" if (source/"pairs.jsonl").is_file() else settings["data"]
-    some = list(islice(pairs.load(source, images=settings.get("images")), settings.get("limit")))
+    some = list(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
     vlm = VLM.load(settings.get("model"), device=own_device(), quantize=settings.get("quantize"))
     if is_main(): _keep(out/"train.yaml", settings)
-    train.train(vlm, some, out, settings["stage"], settings["between"], settings.get("adapter"),
+    stages.train(vlm, some, out, settings["stage"], settings["between"], settings.get("adapter"),
                 seed=settings["seed"], **options)
     if world_size() > 1: leave()
     return out/"adapter"
@@ -307,7 +307,7 @@ def _shift(
     "How the next word's probabilities shift as noise hides the picture."
     from povid_nb import shift
     from povid_nb.vlm import VLM
-    chosen = shift.steps_of(steps)
+    chosen = shift.parse_steps(steps)
     found = shift.sweep(VLM.load(model, adapter=adapter), image, prompt, prefix, steps=chosen)
     for file in found.save(out): typer.echo(file)
 
@@ -355,5 +355,4 @@ def _doctor():
         typer.echo(f"{'--' if remedy else 'ok'}  {part:15} {found}" + (f"  ->  {remedy}" if remedy else ""))
 
 # %% ../nbs/workshop/cli.ipynb #e913f505
-#| eval: false
-if __name__ == "__main__": app()
+if __name__ == "__main__" and "__file__" in globals(): app()      # and not in a notebook

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import anywidget, traitlets
 import numpy as np
-from . import shift, world
+from . import shift, viz, world
 from .attention import _all_views, _name_of, base_and_tuned
 from .vlm import VLM
 
@@ -74,8 +74,8 @@ class Looker(anywidget.AnyWidget):
         known = dict(words=[word for word, _ in words], means=[round(float(share[t].mean()), 4) for _, t in words],
                      grid=list(first.grid), models=[_packed(*model, self.kept) for model in models.items()])
         chosen = next((n for n, (_, tokens) in enumerate(words) if begin in tokens), 0)
-        name = shift.name_of(self.subjects[i]) or f"image {i + 1}"
-        return dict(name=name, key=key, known=known, word=chosen, picture=shift.data_url(first.picture))
+        name = shift._name_of(self.subjects[i]) or f"image {i + 1}"
+        return dict(name=name, key=key, known=known, word=chosen, picture=viz._data_url(first.picture, "WEBP", quality=60))
 
     def _send_exact(self, change=None):
         "The exact numbers of what is chosen"

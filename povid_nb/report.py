@@ -151,8 +151,8 @@ def _bars(found, split):
 
 # %% ../nbs/workshop/report.ipynb #bbe62ef6
 _CURVES = {"loss": "loss", "rewards/margins": "margin of chosen\nover rejected (reward)",
-           "nll/chosen": "chosen answer,\nnats per token",
-           "noise/margins": "margin of chosen\nover noise answer (reward)"}
+           "nll_loss": "chosen answer,\nnats per token",
+           "rewards/noise_margins": "margin of chosen\nover noise answer (reward)"}
 
 def _curves(logs):
     "`logs` is {model: list of logged rows}"

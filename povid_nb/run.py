@@ -11,7 +11,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from . import coco, measure, pairs, report, shift, stats, viz, world
+from . import coco, formats, measure, report, shift, stats, viz, world
+from .pictures import open_image
 from .procs import is_main, patch, write_json, write_text
 from .steps import Steps
 
@@ -44,11 +45,12 @@ class Settings:
             raise ValueError("images is the folder of the pictures that data names, and there is no data")
 
     def options(self, part: str) -> dict:
-        "Training options of `stage1`, `stage2` or `sft`: the common ones, and its own"
-        own = dict(self.train.get(part, {}))
-        if part == "sft": own |= dict(form="sft", cache=None)       # there is no reference to cache
+        "Training options of `stage1`, `stage2` or `sft`: its own, and of the common ones those that its form takes"
+        from povid_nb.forms import find_form
+        own = self.train.get(part, {}) | (dict(form="sft") if part == "sft" else {})
         common = {name: value for name, value in self.train.items() if name not in ("stage1", "stage2", "sft")}
-        return (dict(between="keep") if self.quantize else {}) | common | own
+        form = own.get("form") or common.get("form") or ("paper" if part == "stage2" else "dpo")
+        return (dict(between="keep") if self.quantize else {}) | find_form(form).only(common) | own
 
 # %% ../nbs/14_run.ipynb #4d0415d0
 class Run:
@@ -63,22 +65,22 @@ class Run:
         if self._vlm is None: self._vlm = VLM.load(self.settings.model, own_device(), quantize=self.settings.quantize)
         if hasattr(self._vlm.model, "unload"): self._vlm.model = self._vlm.model.unload()
         gc.collect()                      # a trainer and its model hold each other
-        if adapter: self._vlm.put_on(adapter)
+        if adapter: self._vlm.load_adapter(adapter)
         return self._vlm
 
     def check(self) -> None:
         "Refuse wrong training settings before any long work"
-        from povid_nb.train import settings
+        from povid_nb.stages import stage_settings
         for name, stage in (("sft", 1), ("stage1", 1), ("stage2", 2)):
             options = {k: v for k, v in self.settings.options(name).items() if k not in ("between", "processes")}
-            settings(self.model(), stage, self.out/name, self.settings.seed, **options)
+            stage_settings(self.model(), stage, self.out/name, self.settings.seed, **options)
 
     def pairs(self) -> list:
         "The preference pairs: those given, or rule-based ones about drawn scenes"
         from povid_nb.inject import make_pairs
-        from povid_nb.train import as_pairs
+        from povid_nb.formats import as_pairs
         s = self.settings
-        if s.data: return as_pairs(pairs.load(s.data, images=s.images))[:s.pairs]
+        if s.data: return as_pairs(formats.load(s.data, images=s.images))[:s.pairs]
         n = s.pairs or 800
         make = lambda folder: is_main() and make_pairs(n=n, seed=s.seed, out=folder, progress=False)
         return as_pairs(self.steps("pairs", make, {"n": n, "seed": s.seed})/"pairs.jsonl")
@@ -87,13 +89,14 @@ class Run:
 @patch
 def tune(self: Run, name, found, after=None):
     "One training: `sft`, `stage1` or `stage2`; returns the folder of its adapter"
-    from povid_nb.train import seal_of, train
+    from povid_nb.stages import train
+    from povid_nb.train import pairs_digest
     s, stage = self.settings, "2" if name == "stage2" else "1"
     options = dict(disable_tqdm=not is_main()) | s.options(name)
     def make(folder):
         train(self.model(), found, folder, stage, adapter=after, seed=s.seed, **options)
         if after: self._vlm = None          # stage 1 was merged into its weights
-    decides = dict(model=s.model, quantize=s.quantize, pairs=seal_of(found), seed=s.seed,
+    decides = dict(model=s.model, quantize=s.quantize, pairs=pairs_digest(found), seed=s.seed,
                    train={k: v for k, v in options.items() if k != "disable_tqdm"})
     return self.steps(name, make, decides, after=["stage1"] if after else [])/"adapter"
 
@@ -127,7 +130,7 @@ class _Described:
     objects: set
     @property
     def seed(self): return self.pair.id
-    def image(self): return pairs.open_image(self.pair.image)
+    def image(self): return open_image(self.pair.image)
     def caption(self): return self.pair.chosen
 
 # %% ../nbs/14_run.ipynb #c8cebc9c

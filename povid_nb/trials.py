@@ -24,10 +24,11 @@ def world_pairs(
     kinds: Sequence[str] | None = None,      # of lies; None: all
     placement: str = "substitute",           # or "insert", for a sentence of its own
     habit: world.Habit = world.CLEAN,        # of the writer of the right descriptions
-    **examples,                              # of `inject.world_examples`
+    **examples,                              # of `lies.world_examples`
 ) -> list:
     "Preference pairs of the built-in world"
-    from povid_nb.inject import LIES, Refused, WorldInjector, world_example, world_examples
+    from povid_nb.inject import Refused, WorldInjector
+    from povid_nb.lies import LIES, world_example, world_examples
     def rewritten(e):
         if e.task != "caption" or habit == world.CLEAN: return e
         return world_example(e.image, e.prompt, e.image.caption("caption", habit), "caption", "caption")
@@ -68,7 +69,8 @@ def _scores(table): return {name: float(of(_sums(table))) for name, of in _MEASU
 
 def _trial(steps, name, seed, pairs, options, model=None, part="test", n=300):
     "One contestant with one seed: {split: counts}; done once, in the folder `name/seed`"
-    from povid_nb.train import as_pairs, seal_of, train
+    from povid_nb.stages import train
+    from povid_nb.train import as_pairs, pairs_digest
     from povid_nb.vlm import VLM
     def make(folder):
         vlm = VLM.load(model)
@@ -76,7 +78,7 @@ def _trial(steps, name, seed, pairs, options, model=None, part="test", n=300):
         if options is not None: vlm = train(vlm, pairs, folder/"train", **how | options)
         found = measure.baseline(vlm, folder/"said", n, part, per_image=1)
         write_json(folder/"counts.json", {split: _counts(m) for split, m in found.items()})
-    data = options is not None and seal_of(as_pairs(pairs))
+    data = options is not None and pairs_digest(as_pairs(pairs))
     decides = dict(model=model, pairs=data, options=options, part=part, n=n, seed=seed)
     return json.loads((steps(f"{name}/{seed}", make, decides)/"counts.json").read_text())
 
@@ -110,7 +112,7 @@ def _resampled(runs, draws):
 # %% ../nbs/workshop/trials.ipynb #1865bc23
 def compete(
     folder: str | Path,           # where everything is kept; a stopped run goes on from here
-    contestants: Mapping,         # {name: (pairs of a seed as a function, options of `train.train` or None)}
+    contestants: Mapping,         # {name: (pairs of a seed as a function, options of `stages.train` or None)}
     seeds: Sequence[int] = (0, 1, 2),
     model: str | None = None,     # None: the built-in model
     part: str = "test",

@@ -120,7 +120,7 @@ def point_and_occlude(
     hits["attention at another word"] = hit([next(iter(maps.values()))[i] for i in _elsewhere(words)])
     drops = _drops(vlm, scenes, found, words, maps, cells, hidden, seed) if hidden else {}
     chance = float(np.mean([len(c) for c in cells])) / math.prod(grid)
-    return Trust(hits, drops, [shift.name_of(scenes[n]) for n, *_ in words], chance)
+    return Trust(hits, drops, [shift._name_of(scenes[n]) for n, *_ in words], chance)
 
 def _named(found, scene):
     "The objects of a scene that the answer names: (word, place), in order"

@@ -13,7 +13,8 @@ from typing import Any
 # %% ../nbs/workshop/viz.ipynb #b74bbf71
 COLOURS = {"black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73",
            "yellow": "#F0E442", "blue": "#0072B2", "vermilion": "#D55E00", "purple": "#CC79A7"}
-COLOURS |= {"right": COLOURS["green"], "wrong": COLOURS["vermilion"], "usual": COLOURS["orange"], "other": COLOURS["sky"]}
+COLOURS |= {"right": COLOURS["green"], "wrong": COLOURS["vermilion"], "usual": COLOURS["orange"],
+            "other": COLOURS["sky"]}
 
 def style() -> None:
     "Set matplotlib to the course's manner: this palette, light lines, no box"

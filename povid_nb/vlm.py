@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-import torch
-import warnings
+import torch, warnings
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -58,7 +57,8 @@ def _image_token_of(config, processor):
         raise ValueError(f"the configuration of this {config.model_type} model has no image_token_id, "
                          "so picture and words cannot be told apart")
     if theirs in (None, ours): return ours
-    raise ValueError(f"the processor writes image token {theirs}, the model reads {ours}: they belong to different models")
+    raise ValueError(f"the processor writes image token {theirs}, the model reads {ours}: "
+                     "they belong to different models")
 
 # %% ../nbs/01_vlm.ipynb #5d2625ab
 @patch
@@ -229,7 +229,6 @@ def rows(self: VLM, batch: dict, numbers: list[int]) -> dict:
         out["pixel_values"] = torch.cat([patches[i] for i in numbers])
     return out
 
-# %% ../nbs/01_vlm.ipynb #4d8c3dd3
 @patch
 @contextmanager
 def _short_tower(self: VLM):
@@ -248,6 +247,20 @@ def image_features(self: VLM, images: dict) -> Any:
     known = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "answer_mask")
     images = {name: values for name, values in images.items() if name not in known}
     with self._short_tower(): return self.base.model.get_image_features(**images, return_dict=True)
+
+@patch
+def pictures(self: VLM, pixel_values: torch.Tensor, side: int = 240) -> list[Image.Image]:
+    "What the model receives, as pictures of at most `side` pixels across; of several tiles, the overview"
+    rows = pixel_values.detach().float().cpu()
+    if rows.dim() == 5: rows = rows[:, 0]
+    if rows.dim() != 4:
+        raise ValueError(f"{self.name} cuts pictures into patches of its own (pixel values {tuple(rows.shape)}), "
+                         "which cannot be shown")
+    eye = self.processor.image_processor
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (eye.image_mean, eye.image_std))
+    rows = ((rows * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    shown = [Image.fromarray(row) for row in rows]
+    return [p if p.width <= side else p.resize((side, round(side * p.height / p.width))) for p in shown]
 
 # %% ../nbs/01_vlm.ipynb #eb80e168
 @patch
@@ -271,12 +284,11 @@ def _seeded(seed, device):
         torch.manual_seed(seed)
         yield
 
-# %% ../nbs/01_vlm.ipynb #28c53b49
 @patch
 def _decoding(self: VLM, max_new_tokens, temperature, top_p):
     "All settings of `generate`, so that none comes from the model's own files"
     if temperature < 0:
-        raise ValueError(f"temperature is {temperature}; use 0 for the most probable token each time, or more for chance")
+        raise ValueError(f"temperature is {temperature}; use 0 for the most probable token each time, or more")
     chance = dict(do_sample=False, temperature=1., top_p=1., top_k=50)
     if temperature: chance = dict(do_sample=True, temperature=temperature, top_p=top_p, top_k=0)
     stops = self.model.generation_config.eos_token_id
@@ -291,11 +303,9 @@ def describe(self: VLM,
     prompt: str | list | None = None, # one or a list; None: "Describe this image."
     *,
     max_new_tokens: int = 128,
-    temperature: float = 0.,          # 0: greedy; more: sampled
-    top_p: float = 1.,
+    temperature: float = 0., top_p: float = 1.,   # 0: greedy; more: sampled
     seed: int | None = None,          # of the sampling: the same again for the same seed
-    batch_size: int = 16,
-    progress: bool = False,
+    batch_size: int = 16, progress: bool = False,
     pixels: Callable | None = None,   # a function on the processed pixel tensor
     logits_processor: Any = None,     # as for `generate`
 ) -> str | list[str]:

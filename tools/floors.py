@@ -52,6 +52,7 @@ FLOORS = {
     "looker": 7,
     "attention_plots": 7,
     "cache": 7,
+    "vcd": 7,
     # 8: training
     "train": 8,
     "stages": 8,

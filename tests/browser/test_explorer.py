@@ -5,15 +5,17 @@ import json, os, statistics, time
 from pathlib import Path
 import pytest
 from povid_nb import shift, world
+from povid_nb.explorer import Explorer
 from povid_nb.vlm import VLM
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT/"runs"/"tests"/"browser"
 pytestmark = pytest.mark.browser
 NOTEBOOK = """
-from povid_nb import shift, world
+from povid_nb import world
+from povid_nb.explorer import Explorer
 from povid_nb.vlm import VLM
-shift.Explorer(VLM.load(), world.scenes("counter", "test", 2), steps=(0, 250, 500, 750, 999))
+Explorer(VLM.load(), world.scenes("counter", "test", 2), steps=(0, 250, 500, 750, 999))
 """
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def vlm():
 @pytest.fixture(scope="module")
 def still(vlm, still_page):
     "The address of a page with a filled explorer, served without a kernel"
-    explorer = shift.Explorer(vlm, world.scenes("counter", "test", 2), steps=(0, 250, 500, 750, 999))
+    explorer = Explorer(vlm, world.scenes("counter", "test", 2), steps=(0, 250, 500, 750, 999))
     return still_page(explorer.fill().html())
 
 def state(page):

@@ -10,7 +10,7 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARA
 sys.path[:0] = [str(Path(__file__).parents[2])]
 
 import torch
-from povid_nb import run, train
+from povid_nb import procs, run
 from work import in_a_child
 
 torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def kill(folder, kills):
 
 def share(folder, batch):
     method(Path(folder), int(batch))
-    (Path(folder)/f"world{os.environ.get('RANK', 0)}.txt").write_text(str(train.check_world()))
+    (Path(folder)/f"world{os.environ.get('RANK', 0)}.txt").write_text(str(procs.world_size()))
     if torch.distributed.is_initialized(): torch.distributed.barrier()
     os._exit(0)   # an ordinary exit of a gloo process is aborted now and then, after all work is done
 

@@ -42,6 +42,6 @@ def test_two_processes_compute_what_one_does(tmp_path):
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed"])
 def test_the_shipped_launch_settings_are_read_by_accelerate(name):
     from accelerate.commands.config.config_args import load_config_from_file
-    from povid_nb import train
-    config = load_config_from_file(str(train.launch_config(name)))
+    from povid_nb import stages
+    config = load_config_from_file(str(stages.launch_config(name)))
     assert config.num_processes >= 1 and config.distributed_type == {"ddp": "MULTI_GPU", "fsdp": "FSDP", "deepspeed": "DEEPSPEED"}[name]

@@ -88,7 +88,7 @@ def povid(*words):
     (("--form", "code"), "unknown form 'code'"),
     (("--noise-step", "1000"), "1000"),
     (("--model", "no/such-model"), "no/such-model"),
-    (("--processes", "2"), "this run has 1 process and not 2"),
+    (("--processes", "2"), "this run has 1 process, expected 2"),
     (("--set", "max_length=30"), "cutting it would cut the picture")])
 def test_mistakes_get_one_line(data, tmp_path, words, told):
     result = povid("train", "--data", data, "--out", tmp_path, "--set", "disable_tqdm=true", *words)

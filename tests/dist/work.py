@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import TrainerCallback
 
 import tiny_models
-from povid_nb import train
+from povid_nb import procs, stages, train
 from povid_nb.pairs import Example, Pair
 
 torch.set_num_threads(1)
@@ -44,7 +44,7 @@ class KillMe(TrainerCallback):
 
 
 def both_stages(folder, callbacks=()):
-    return train.train(tiny_models.load("llava"), some_pairs(24), folder, callbacks=callbacks, stage1=dict(num_train_epochs=2), stage2=dict(form="released", noise_tokens="moved"),
+    return stages.train(tiny_models.load("llava"), some_pairs(24), folder, callbacks=callbacks, stage1=dict(num_train_epochs=2), stage2=dict(form="released", noise_tokens="moved"),
                        rank=3, batch_size=4, learning_rate=1e-2, use_cpu=True, disable_tqdm=True, save_steps=2, logging_steps=1)
 
 
@@ -76,13 +76,13 @@ def share(folder, batch):
     folder = Path(folder)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if rank == 0: folder.mkdir(parents=True, exist_ok=True)
-    vlm = train.add_adapter(tiny_models.load("llava"), rank=3)
+    vlm = stages.add_adapter(tiny_models.load("llava"), rank=3)
     args = train.PovidConfig(output_dir=str(folder), form="released", per_device_train_batch_size=int(batch), learning_rate=.05, optim="sgd", max_steps=5, logging_steps=1,
                              use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True, train_sampling_strategy="sequential", cache="reference")
     trainer = train.PovidTrainer(vlm, args, some_pairs(24), callbacks=[Losses(folder/"losses.jsonl")])
     trainer.train()
     mine = torch.cat([p.detach().flatten() for n, p in vlm.model.named_parameters() if "lora_" in n])
-    torch.save({"world": train.check_world(), "asked": world, "adapter": mine}, folder/f"rank{rank}.pt")
+    torch.save({"world": procs.world_size(), "asked": world, "adapter": mine}, folder/f"rank{rank}.pt")
     if world > 1: torch.distributed.barrier()
     os._exit(0)   # an ordinary exit of a gloo process is aborted now and then, after all work is done
 

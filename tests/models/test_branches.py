@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from povid_nb import branches, noise
+from povid_nb import branches, forms, noise, packing, vcd
 from povid_nb.branches import Branches
+from povid_nb.cache import Cache, fingerprint
 from povid_nb.loss import dpo_loss, povid_loss
 from povid_nb.pairs import Example, Pair
 
@@ -65,14 +66,14 @@ def loss_of(scores, form):
     if form == "sft": return -(scores["policy"] * scores["real"]).sum()
     both = branches.answer_logps(scores, "moved" if form in ("released", "paper") else "all")
     return (povid_loss(*both, form) if form in ("released", "paper") else dpo_loss(*both)).losses.mean() + \
-           (both[0].hidden.mean() if form == "mdpo" else 0)
+           (both[0].chosen_noisy.mean() if form == "mdpo" else 0)
 
 
 def compare(vlm, rows, form, own=False, fast=None):
     "The largest difference in values, and the relative difference of gradients, between packed and plain"
     found = []
     for branch in (Branches(vlm, plain=True), fast or Branches(vlm)):
-        scores = branch.step(**a_batch(vlm, branch, rows, form), form=form, own=own)
+        scores = branch.step(**a_batch(vlm, branch, rows, form), form=form, own_tokens=own)
         found.append((scores, gradients(vlm, loss_of(scores, form))))
     (plain, plain_grad), (packed, packed_grad) = found
     assert plain.keys() == packed.keys()
@@ -86,7 +87,7 @@ def compare(vlm, rows, form, own=False, fast=None):
 @given(data=st.data())
 def test_packed_equals_unpacked(vlms, name, data):
     seeds = data.draw(st.lists(st.integers(0, 10**6), min_size=1, max_size=4, unique=True), label="pairs")
-    form, own = data.draw(st.sampled_from(branches.FORMS)), data.draw(st.booleans())
+    form, own = data.draw(st.sampled_from(list(forms.FORMS))), data.draw(st.booleans())
     rows = [branches.encode(vlms[name], a_pair(seed)) for seed in seeds]
     values, grads = compare(vlms[name], rows, form, own)
     assert values < 2e-5 and grads < 2e-5
@@ -97,7 +98,7 @@ def test_packed_equals_unpacked(vlms, name, data):
 def test_without_tree_layers_too(vlms, name, attention):
     "The additive mask through the language model's own layers, as for models whose layers are not of the Llama kind"
     vlm, fast = vlms[name], Branches(vlms[name])
-    fast.trees = False
+    fast.packed.trees = False
     vlm.base.set_attn_implementation({"text_config": attention})
     try: values, grads = compare(vlm, [branches.encode(vlm, a_pair(s)) for s in (1, 2, 3)], "released", fast=fast)
     finally: vlm.base.set_attn_implementation({"text_config": "sdpa"})
@@ -120,7 +121,7 @@ def test_the_plain_form_agrees_with_vlm_score(vlms, name):
 # ---- Each way to get it wrong is noticed -----------------------------------------------------------------------------
 
 def rejected_sees_chosen(monkeypatch):
-    monkeypatch.setattr(branches, "LINEAGE", torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]).bool())
+    monkeypatch.setattr(packing, "_LINEAGE", torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]).bool())
 
 def positions_run_on(monkeypatch):
     pack = branches.pack
@@ -138,7 +139,7 @@ def test_a_wrong_row_is_noticed(vlms, spoil, trees, monkeypatch):
     rows = [branches.encode(vlm, a_pair(s)) for s in (1, 2)]
     spoil(monkeypatch)
     fast = Branches(vlm)
-    fast.trees = trees
+    fast.packed.trees = trees
     plain = Branches(vlm, plain=True)
     one, other = (b.step(**b.collate(rows))["policy"] for b in (plain, fast))
     assert (one - other).abs().max() > 1e-3
@@ -146,15 +147,15 @@ def test_a_wrong_row_is_noticed(vlms, spoil, trees, monkeypatch):
 
 def test_a_boolean_mask_under_eager_attention_is_the_trap_that_the_additive_one_avoids(vlms):
     vlm, fast = vlms["llava"], Branches(vlms["llava"])
-    fast.trees = False
+    fast.packed.trees = False
     batch = fast.collate([branches.encode(vlm, a_pair(s)) for s in (1, 2)])
     right = fast.step(**batch)["policy"]
     vlm.base.set_attn_implementation({"text_config": "eager"})
     try:
-        additive, branches.additive = branches.additive, lambda seen, dtype: seen[:, None]
+        additive, packing.additive_mask = packing.additive_mask, lambda seen, dtype: seen[:, None]
         wrong = fast.step(**batch)["policy"]
     finally:
-        branches.additive = additive
+        packing.additive_mask = additive
         vlm.base.set_attn_implementation({"text_config": "sdpa"})
     assert (right - wrong).abs().max() > 1e-3
 
@@ -163,14 +164,14 @@ def test_a_boolean_mask_under_eager_attention_is_the_trap_that_the_additive_one_
 
 def test_every_position_sees_its_ancestors_and_itself_and_nothing_else():
     row = branches.Row([7, 4, 4, 8], [1, 2, 3], [5, 6], {}, {})
-    packed = branches.pack([row])
+    packed = packing.pack([row])
     text = {k: packed[k][0].tolist() for k in ("ids", "segments", "positions", "targets", "read")}
     assert text == {"ids": [7, 4, 4, 8, 1, 2, 5], "segments": [0, 0, 0, 0, 1, 1, 2], "positions": [0, 1, 2, 3, 4, 5, 4],
                     "targets": [1, 2, 3, 5, 6], "read": [3, 4, 5, 3, 6]}
-    seen = branches.visible(packed)[0]
+    seen = packing.visible(packed)[0]
     assert [row.nonzero().flatten().tolist() for row in seen] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4],
                                                                   [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 6]]
-    assert branches.visible(packed, two_way=True)[0, 0].tolist() == [True] * 4 + [False] * 3
+    assert packing.visible(packed, two_way=True)[0, 0].tolist() == [True] * 4 + [False] * 3
 
 
 @given(st.integers(1, 60), st.integers(1, 30), st.integers(0, 10**6))
@@ -182,7 +183,7 @@ def test_head_in_slices_equals_all_logits_at_once(positions, room, seed):
     weights, found = torch.randn(positions, 3), []
     for run in ("slices", "whole"):
         x = h.clone().requires_grad_()
-        if run == "slices": logps, aims = branches.head_logps(head, x, targets, room=room * 20)
+        if run == "slices": logps, aims = packing.head_logps(head, x, targets, room=room * 20)
         else:
             logits = head(x)
             aims = targets.where(targets >= 0, logits.argmax(-1, keepdim=True))
@@ -224,10 +225,10 @@ def test_the_reference_scores_the_policys_tokens_or_its_own(vlms):
     vlm = vlms["llava"]
     branch, rows = Branches(vlm), [branches.encode(vlm, a_pair(s)) for s in range(4)]
     batch = a_batch(vlm, branch, rows, "released")
-    theirs, own = (branch.step(**batch, form="released", own=own) for own in (False, True))
+    theirs, own = (branch.step(**batch, form="released", own_tokens=own) for own in (False, True))
     assert torch.equal(theirs["policy_noise"], own["policy_noise"]) and not torch.equal(theirs["reference_noise"], own["reference_noise"])
     with vlm.adapter_off():   # policy and reference are one: the same tokens either way
-        same = [branch.step(**batch, form="released", own=own) for own in (False, True)]
+        same = [branch.step(**batch, form="released", own_tokens=own) for own in (False, True)]
     for scores in same: assert torch.allclose(scores["policy_noise"], scores["reference_noise"])
 
 
@@ -272,10 +273,10 @@ def test_in_half_precision_it_is_as_right_as_the_plain_form(vlms):
 def test_a_cached_reference_changes_nothing(vlms, name, tmp_path):
     vlm, branch = vlms[name], Branches(vlms[name])
     rows = [branches.encode(vlm, a_pair(s)) for s in range(5)]
-    cache = branches.Cache(tmp_path, branch, "features")
+    cache = Cache(tmp_path, branch, "features")
     cache.fill(rows, batch_size=2)
-    again = branches.Cache(tmp_path, branch, "features")   # another process, later
-    keys = [branches.content_key(row) for row in rows]
+    again = Cache(tmp_path, branch, "features")   # another process, later
+    keys = [row.key() for row in rows]
     assert all(key in again for key in keys)
     for form in ("dpo", "released", "paper"):
         batch = a_batch(vlm, branch, rows, form)
@@ -291,13 +292,13 @@ def test_only_the_released_form_keeps_vectors(vlms, tmp_path):
     "Seventeen thousand answers of a 7B model would fill 15 GB with them. A cache made without is completed, not trusted"
     vlm, branch = vlms["llava"], Branches(vlms["llava"])
     rows = [branches.encode(vlm, a_pair(s)) for s in range(3)]
-    keys, batch = [branches.content_key(row) for row in rows], branch.collate(rows)
-    small = branches.Cache(tmp_path, branch, form="dpo")
+    keys, batch = [row.key() for row in rows], branch.collate(rows)
+    small = Cache(tmp_path, branch, vectors=False)
     small.fill(rows)
     assert set(small.recall(keys, batch["clean"])) == {"token_logps"}
     found = branch.step(**batch, cached=small.recall(keys, batch["clean"]))
     assert torch.allclose(found["reference"], branch.step(**batch)["reference"], atol=2e-5)
-    whole = branches.Cache(tmp_path, branch)
+    whole = Cache(tmp_path, branch)
     assert not any(key in whole for key in keys)
     whole.fill(rows)
     assert set(whole.recall(keys, batch["clean"])) == {"token_logps", "hidden"}
@@ -306,7 +307,7 @@ def test_only_the_released_form_keeps_vectors(vlms, tmp_path):
 def test_filling_a_cache_never_holds_more_than_a_batch(vlms, tmp_path):
     "Seventeen thousand pictures as tensors would not fit: a row is asked for only when those before it are scored"
     vlm, branch = vlms["llava"], Branches(vlms["llava"])
-    cache, scored = branches.Cache(tmp_path, branch), []
+    cache, scored = Cache(tmp_path, branch), []
     def rows():
         for s in range(5):
             scored.append(len(cache.waiting) // len(cache.keep))
@@ -319,12 +320,12 @@ def test_the_cache_is_used(vlms, tmp_path, monkeypatch):
     "With a cache, the language model runs once for plain DPO, and the tower not at all"
     vlm, branch = vlms["llava"], Branches(vlms["llava"])
     rows = [branches.encode(vlm, a_pair(s)) for s in (1, 2)]
-    cache = branches.Cache(tmp_path, branch, "features")
+    cache = Cache(tmp_path, branch, "features")
     cache.fill(rows)
     batch, calls = branch.collate(rows), []
     monkeypatch.setattr(Branches, "hidden", lambda self, *a, f=Branches.hidden: calls.append("language") or f(self, *a))
     monkeypatch.setattr(Branches, "look", lambda self, *a, f=Branches.look: calls.append("tower") or f(self, *a))
-    branch.step(**batch, cached=cache.recall([branches.content_key(r) for r in rows], batch["clean"]))
+    branch.step(**batch, cached=cache.recall([r.key() for r in rows], batch["clean"]))
     assert calls == ["language"]
     branch.step(**batch)
     assert calls == ["language", "tower", "language", "language"]
@@ -332,7 +333,7 @@ def test_the_cache_is_used(vlms, tmp_path, monkeypatch):
 
 def test_what_the_cache_depends_on(vlms, tmp_path):
     vlm = with_adapter(tiny_models.load("llava"))
-    print_of = branches.fingerprint
+    print_of = fingerprint
     before = print_of(vlm)
     for name, p in vlm.model.named_parameters():
         if "lora_" in name: torch.nn.init.zeros_(p)
@@ -340,27 +341,27 @@ def test_what_the_cache_depends_on(vlms, tmp_path):
     with torch.no_grad(): vlm.base.lm_head.weight[3, 5] += 1e-3
     assert print_of(vlm) != before
     row = branches.encode(vlm, a_pair(1))
-    keys = {branches.content_key(row)}
+    keys = {row.key()}
     for change in ("chosen", "rejected", "prompt"):
         other = copy.deepcopy(row)
         getattr(other, change)[0] += 1
-        keys.add(branches.content_key(other))
+        keys.add(other.key())
     other = copy.deepcopy(row)
     other.images["pixel_values"][0, 0, 0, 0] += 1e-3
-    assert len(keys | {branches.content_key(other)}) == 5
+    assert len(keys | {other.key()}) == 5
 
 
 @pytest.mark.parametrize("inside, targets", [("tower", "q_proj"), ("projector", "linear_1")])
 def test_a_cache_is_refused_where_the_picture_part_learns(inside, targets, tmp_path):
     vlm = with_adapter(tiny_models.load("llava"), targets, inside)
     branch = Branches(vlm)
-    with pytest.raises(ValueError, match="tower or the projector .* is trained"): branches.Cache(tmp_path, branch)
+    with pytest.raises(ValueError, match="tower or the projector .* is trained"): Cache(tmp_path, branch)
     values, grads = compare(vlm, [branches.encode(vlm, a_pair(s)) for s in (1, 2)], "paper")
     assert values < 2e-5 and grads < 2e-5, "scores stay right, with a gradient for the picture part"
 
 
 def test_a_cache_is_refused_where_rows_are_not_shared(vlms, tmp_path):
-    with pytest.raises(ValueError, match="qwen2_vl is not among"): branches.Cache(tmp_path, Branches(vlms["qwen2_vl"]))
+    with pytest.raises(ValueError, match="qwen2_vl is not among"): Cache(tmp_path, Branches(vlms["qwen2_vl"]))
 
 
 # ---- Refusals --------------------------------------------------------------------------------------------------------
@@ -389,7 +390,7 @@ def test_answers_that_are_the_same_tokens_are_refused(vlms):
 def test_contrast_against_a_hand_made_loop(vlms, name):
     vlm, image, prompt = vlms[name], a_pair(7).image, "describe the plate"
     hide = lambda values: noise.noisy_rows(values[None], [600], ["0"])[0]
-    came = branches.contrast(vlm, image, prompt, noise_step=600, alpha=1., beta=.2, max_new_tokens=5)
+    came = vcd.contrast(vlm, image, prompt, noise_step=600, alpha=1., beta=.2, max_new_tokens=5)
     ids = []
     for _ in range(5):
         logits = []
@@ -403,5 +404,5 @@ def test_contrast_against_a_hand_made_loop(vlms, name):
         ids.append(int(mixed.argmax()))
         if ids[-1] == vlm.end_id(): break
     assert came == vlm.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    plain = branches.contrast(vlm, image, prompt, alpha=0., max_new_tokens=5)
+    plain = vcd.contrast(vlm, image, prompt, alpha=0., max_new_tokens=5)
     assert plain == vlm.describe(image, prompt, max_new_tokens=5)

@@ -3,6 +3,7 @@ import json
 import numpy as np, pytest, tiny_models, torch
 from PIL import Image
 from povid_nb import noise, shift, world
+from povid_nb.explorer import Explorer
 
 WORDS, PREFIX, PROMPT = ["fork", "knife", "spoons", "red"], "a red fork is", "Describe this image."
 SETTINGS = [("pixels", "clamp"), ("pixels", "wrap"), ("pixels", "none"), ("processed", "none")]
@@ -21,7 +22,7 @@ def test_sweep_equals_one_at_a_time(models, name, space, overflow):
     for i, j in ((0, 0), (1, 1), (2, 0)):
         k, seed = result.steps[i], [3, 8][j]
         if space == "processed": alone = dict(image=image, pixels=lambda v: noise.noisy_rows(v.float()[None], [k], ["p"], seed)[0].to(v.dtype))
-        elif overflow == "none": alone = dict(image=image, pixels=lambda v: shift.views(vlm, image, PROMPT, [(k, seed)], "p", space, overflow)["pixel_values"])
+        elif overflow == "none": alone = dict(image=image, pixels=lambda v: shift.noisy_inputs(vlm, image, PROMPT, [(k, seed)], "p", space, overflow)["pixel_values"])
         else: alone = dict(image=noise.add_noise(image, k, "p", seed, overflow))
         expected = [word.prob for word in vlm.next_tokens(prompt=PROMPT, prefix=PREFIX, words=WORDS, **alone)]
         assert np.allclose(result.probs[i, j], expected, rtol=2e-3, atol=1e-9)
@@ -34,43 +35,17 @@ def test_one_forward_for_a_sweep(models, name):
     hook.remove()
     assert len(calls) == 1 and result.probs.shape == (21, 1, 4)
 
-def test_batch_size_does_not_matter(models):
+def test_the_bound_does_not_matter(models):
     options = dict(steps=[0, 300, 600], seeds=2, words=WORDS, image_id="p")
-    whole, parts = (shift.sweep(models["llava"], picture(), PROMPT, PREFIX, batch_size=n, **options).probs for n in (128, 2))
+    whole, parts = (shift.sweep(models["llava"], picture(), PROMPT, PREFIX, max_tokens=n, **options).probs for n in (32_768, 100))
     assert np.allclose(whole, parts, atol=1e-6)
-
-def test_word_of_several_pieces_by_hand(models):
-    "p(knife) is the product over its pieces, each asked for by itself"
-    vlm, image = models["llava"], picture()
-    context, (pieces,) = shift.pieces_of(vlm, PROMPT, PREFIX, ["knife"])
-    assert len(pieces) > 1
-    batch = shift.views(vlm, image, PROMPT, [(400, 0)], "p")
-    product = 1.
-    for i, piece in enumerate(pieces):
-        ids = torch.cat([batch["input_ids"][0], torch.tensor(context + pieces[:i])])[None]
-        with torch.no_grad(): logits = vlm.model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=batch["pixel_values"]).logits
-        product *= float(logits[0, -1].softmax(-1)[piece])
-    ours = float(shift.word_probs(vlm, batch, [context], [pieces])[0])
-    assert abs(ours / product - 1) < 1e-4
-
-def test_contexts_share_rows(models):
-    "Contexts that another one contains cost nothing, and give what they give alone"
-    vlm, batch = models["llava"], shift.views(models["llava"], picture(), PROMPT, [(0, 0), (500, 0)], "p")
-    ids = shift.pieces_of(vlm, PROMPT, "a red fork is on the left", [])[0]
-    contexts = [(), ids[:2], ids, ids[:4], ids[:2] + (ids[0],)]
-    seen = []
-    hook = vlm.model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[0]), with_kwargs=True)
-    together = shift.next_logps(vlm, batch, contexts)
-    hook.remove()
-    assert seen == [4]                               # two paths, two rows each
-    for context, logps in zip(contexts, together): assert torch.allclose(logps, shift.next_logps(vlm, batch, [context])[0], atol=1e-4)
 
 @pytest.mark.parametrize("overflow", ["clamp", "wrap"])
 def test_tiles_share_one_noise_field(models, overflow):
     "In pixels, the tiles of LLaVA-NeXT are pieces of one noisy picture; in processed, each tile has noise of its own"
     vlm, image = models["llava_next"], Image.new("RGB", (64, 64), (128, 128, 128))
     noisy = noise.add_noise(image, 500, "p", overflow=overflow)
-    tiles = shift.views(vlm, image, PROMPT, [(500, 0)], "p", "pixels", overflow)["pixel_values"][0]
+    tiles = shift.noisy_inputs(vlm, image, PROMPT, [(500, 0)], "p", "pixels", overflow)["pixel_values"][0]
     assert len(tiles) == 5                           # an overview and four tiles of 32 x 32
     eye = vlm.processor.image_processor
     x = (np.asarray(noisy, dtype=np.float32) / 255 - eye.image_mean) / eye.image_std
@@ -79,7 +54,7 @@ def test_tiles_share_one_noise_field(models, overflow):
         assert np.allclose(tiles[1 + i], cut, atol=1e-4)
     overview = np.asarray(noisy.resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float32)
     assert np.corrcoef(overview.transpose(2, 0, 1).ravel(), tiles[0].ravel())[0, 1] > .95
-    apart = shift.views(vlm, image, PROMPT, [(500, 0)], "p", "processed", "none")["pixel_values"][0]
+    apart = shift.noisy_inputs(vlm, image, PROMPT, [(500, 0)], "p", "processed", "none")["pixel_values"][0]
     clean = vlm.inputs(image, PROMPT)["pixel_values"][0]
     eps = (apart - noise.shares()[0][500] * clean) / noise.shares()[1][500]
     shrunk = torch.nn.functional.interpolate(eps[1:2], (16, 16), mode="area")[0]
@@ -87,7 +62,7 @@ def test_tiles_share_one_noise_field(models, overflow):
 
 def test_pixels_without_overflow_through_tiles(models):
     vlm, image = models["llava_next"], picture((64, 64))
-    tiles = shift.views(vlm, image, PROMPT, [(500, 0), (0, 0)], "p", "pixels", "none")["pixel_values"]
+    tiles = shift.noisy_inputs(vlm, image, PROMPT, [(500, 0), (0, 0)], "p", "pixels", "none")["pixel_values"]
     floats, eye = noise.add_noise(image, 500, "p", overflow="none"), vlm.processor.image_processor
     cut = (floats[:32, 32:] - np.array(eye.image_mean)) / eye.image_std
     assert np.abs(tiles[0, 2].permute(1, 2, 0).numpy() - cut).max() < 1.1 * (floats.max() - floats.min()) / 255 / min(eye.image_std)
@@ -98,7 +73,7 @@ def test_object_shift(models, name):
     assert result.shares.shape == (len(result.slots), 3, 5) and len(result.leaders) == len(result.slots)
     assert np.allclose(result.shares.sum(-1), 1, atol=1e-5) and (result.shares > -1e-6).all()
     curves = result.curves()
-    assert set(curves) == set(shift.SHARES) and all(i.low <= i.value <= i.high for line in curves.values() for i in line)
+    assert set(curves) == set(shift._SHARES) and all(i.low <= i.value <= i.high for line in curves.values() for i in line)
 
 @pytest.mark.parametrize("prefix", ["", "   "])
 def test_empty_prefix(models, prefix):
@@ -134,11 +109,11 @@ def test_words_are_found(models):
 
 @pytest.mark.parametrize("name", ["llava", "llava_next", "idefics3"])
 def test_explorer_runs(models, name):
-    explorer = shift.Explorer(models[name], [picture()], steps=(0, 500, 999))
+    explorer = Explorer(models[name], [picture()], steps=(0, 500, 999))
     explorer.choose(answer="a red fork is on the left", position=3)
-    sweep = explorer.sweeps[explorer.key()]
+    sweep = explorer.sweeps[explorer._key()]
     assert len(explorer.frames[sweep["frames"]]) == 3 and np.array(sweep["probs"]).shape == (3, len(sweep["words"]))
     json.dumps(explorer.sweeps)
 
 def test_explorer_says_what_it_cannot_show(models):
-    with pytest.raises(ValueError, match="patches of its own"): shift.seen(models["qwen2_vl"], models["qwen2_vl"].inputs(picture(), PROMPT)["pixel_values"])
+    with pytest.raises(ValueError, match="patches of its own"): models["qwen2_vl"].pictures(models["qwen2_vl"].inputs(picture(), PROMPT)["pixel_values"])

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from transformers import TrainerCallback
 
-from povid_nb import branches, train
+from povid_nb import stages, train
 from povid_nb.loss import Logps
 from povid_nb.pairs import Example, Pair
-from povid_nb.train import PovidConfig, PovidTrainer
+from povid_nb.train import PairData, PovidConfig, PovidTrainer
 
 import tiny_models
 
@@ -26,7 +26,7 @@ def some_pairs(n, seed=0):
 
 def fresh(name="llava", rank=3, std=.15):
     "A tiny VLM with an adapter that differs from nothing"
-    vlm = train.add_adapter(tiny_models.load(name), rank=rank, alpha=2 * rank)
+    vlm = stages.add_adapter(tiny_models.load(name), rank=rank, lora_alpha=2 * rank)
     torch.manual_seed(1)
     for n, p in vlm.model.named_parameters():
         if "lora_B" in n: torch.nn.init.normal_(p, std=std)
@@ -43,10 +43,6 @@ def config(folder, **options):
 def adapter_of(model): return {n: p for n, p in model.named_parameters() if "lora_" in n}
 def flat(tensors): return torch.cat([t.detach().flatten() for t in tensors])
 def losses(trainer): return [log["loss"] for log in trainer.state.log_history if "loss" in log]
-
-
-class FullLosses(TrainerCallback):
-    "Losses with all their digits: the log rounds"
 
 
 # ---- TRL ---------------------------------------------------------------------------------------------------------------
@@ -137,7 +133,7 @@ def test_the_released_form_is_six_plain_forwards(tmp_path, own):
     vlm.model.train()
     ours = trainer.compute_loss(vlm.model, batch)
     grads = torch.autograd.grad(ours, list(adapter_of(vlm.model).values()))
-    noisy = trainer.branch_inputs(batch)["noisy_images"]["pixel_values"]
+    noisy = trainer._branch_inputs(batch)["noisy_images"]["pixel_values"]
     plain = six_forwards(vlm, some, noisy, own)
     plain_grads = torch.autograd.grad(plain, list(adapter_of(vlm.model).values()))
     assert abs(ours - plain) < 1e-5 and abs(ours - math.log(2)) > 1e-3
@@ -150,7 +146,7 @@ def test_the_papers_form_against_double_precision(tmp_path):
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
     vlm.model.train()
     ours = trainer.compute_loss(vlm.model, batch)
-    noisy = trainer.branch_inputs(batch)["noisy_images"]["pixel_values"]
+    noisy = trainer._branch_inputs(batch)["noisy_images"]["pixel_values"]
     exact = copy.copy(vlm)
     exact.model = copy.deepcopy(vlm.model).double()
 
@@ -185,7 +181,7 @@ def test_the_control_learns_the_right_answers_alone(tmp_path):
 
 @pytest.mark.parametrize("form", ["dpo", "released", "paper", "mdpo"])
 def test_training_starts_at_log_two_and_changes_nothing_but_the_adapter(tmp_path, form):
-    vlm = train.add_adapter(tiny_models.load("llava"), rank=3)
+    vlm = stages.add_adapter(tiny_models.load("llava"), rank=3)
     before = {n: v.clone() for n, v in vlm.model.state_dict().items()}
     trainer = PovidTrainer(vlm, config(tmp_path, form=form, max_steps=2, optim="adamw_torch", learning_rate=1e-2), some_pairs(8))
     trainer.train()
@@ -200,7 +196,7 @@ def test_training_starts_at_log_two_and_changes_nothing_but_the_adapter(tmp_path
 
 @pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
 def test_the_adapter_is_on_the_language_model_alone(name):
-    vlm = train.add_adapter(tiny_models.load(name), rank=2)
+    vlm = stages.add_adapter(tiny_models.load(name), rank=2)
     path, named = vlm.paths(), [n for n, p in vlm.base.named_parameters() if p.requires_grad]
     assert named and all(n.startswith(path["language_model"] + ".") and ".lora_" in n for n in named)
     layers = {n.split(".lora_")[0] for n in named}
@@ -210,7 +206,7 @@ def test_the_adapter_is_on_the_language_model_alone(name):
 
 @pytest.mark.parametrize("name", [n for n in tiny_models.ARCHITECTURES])
 def test_one_step_of_training_on_each_architecture(tmp_path, name):
-    vlm = train.add_adapter(tiny_models.load(name), rank=2)
+    vlm = stages.add_adapter(tiny_models.load(name), rank=2)
     trainer = PovidTrainer(vlm, config(tmp_path, form="released", noise_tokens="moved", max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2), some_pairs(4))
     trainer.train()
     assert len(losses(trainer)) == 2 and all(math.isfinite(l) for l in losses(trainer))
@@ -219,14 +215,14 @@ def test_one_step_of_training_on_each_architecture(tmp_path, name):
 
 def test_noise_depends_on_pair_epoch_and_seed_and_on_nothing_else(tmp_path):
     args = config(tmp_path, form="paper")
-    assert train.noise_of(args, "a", 0, .5) == train.noise_of(args, "a", 0, .9) == (500, "a 0") != train.noise_of(args, "a", 1, .5)
-    assert train.noise_of(config(tmp_path, noise_redraw=False), "a", 3, 0.) == (500, "a")
-    rising = config(tmp_path, noise_draw="rising", noise_step=[200, 800])
-    assert [train.noise_of(rising, "a", 0, p)[0] for p in (0., .5, 1.)] == [200, 500, 800]
-    drawn = config(tmp_path, noise_draw="random", noise_step=[300, 310])
-    steps = [train.noise_of(drawn, f"pair {i}", 0, 0.)[0] for i in range(200)]
-    assert set(steps) == set(range(300, 311)) and steps == [train.noise_of(drawn, f"pair {i}", 0, .7)[0] for i in range(200)]
-    assert steps != [train.noise_of(config(tmp_path, noise_draw="random", noise_step=[300, 310], seed=1), f"pair {i}", 0, 0.)[0] for i in range(200)]
+    assert train._noise_of(args, "a", 0, .5) == train._noise_of(args, "a", 0, .9) == (500, "a 0") != train._noise_of(args, "a", 1, .5)
+    assert train._noise_of(config(tmp_path, form="paper", noise_redraw=False), "a", 3, 0.) == (500, "a")
+    rising = config(tmp_path, form="paper", noise_draw="rising", noise_step=[200, 800])
+    assert [train._noise_of(rising, "a", 0, p)[0] for p in (0., .5, 1.)] == [200, 500, 800]
+    drawn = config(tmp_path, form="paper", noise_draw="random", noise_step=[300, 310])
+    steps = [train._noise_of(drawn, f"pair {i}", 0, 0.)[0] for i in range(200)]
+    assert set(steps) == set(range(300, 311)) and steps == [train._noise_of(drawn, f"pair {i}", 0, .7)[0] for i in range(200)]
+    assert steps != [train._noise_of(config(tmp_path, form="paper", noise_draw="random", noise_step=[300, 310], seed=1), f"pair {i}", 0, 0.)[0] for i in range(200)]
 
 
 def test_noise_on_the_picture_goes_through_the_processor(tmp_path):
@@ -234,7 +230,7 @@ def test_noise_on_the_picture_goes_through_the_processor(tmp_path):
     vlm, some = fresh(), some_pairs(2)
     trainer = PovidTrainer(vlm, config(tmp_path, form="released", noise_space="pixels", noise_overflow="wrap", noise_step=400), some)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
-    found = trainer.branch_inputs(batch)["noisy_images"]["pixel_values"]
+    found = trainer._branch_inputs(batch)["noisy_images"]["pixel_values"]
     for i, pair in enumerate(some):
         picture = noise.add_noise(pair.image, 400, f"{batch['keys'][i]} 0", 0, "wrap")
         assert torch.equal(found[i:i+1], vlm.inputs(picture, pair.prompt)["pixel_values"])
@@ -265,7 +261,7 @@ def test_evaluation_logs_the_same_names(tmp_path):
     seen = trainer.evaluate()
     assert math.isfinite(seen["eval_loss"]) and seen == {k: v for k, v in seen.items() if k.startswith("eval_") or k == "epoch"}
     logged = next(log for log in trainer.state.log_history if "eval_loss" in log)
-    assert {"eval_rewards/margins", "eval_noise/moved", "eval_noise/accuracies"} <= logged.keys()
+    assert {"eval_rewards/margins", "eval_noise/moved", "eval_rewards/noise_accuracies"} <= logged.keys()
 
 
 # ---- Two stages ----------------------------------------------------------------------------------------------------------
@@ -273,8 +269,8 @@ def test_evaluation_logs_the_same_names(tmp_path):
 def test_both_stages_and_what_they_leave_behind(tmp_path):
     options = dict(rank=3, batch_size=4, learning_rate=5e-3, use_cpu=True, disable_tqdm=True, logging_steps=1, max_length=None)
     some = some_pairs(8)
-    vlm = train.train(tiny_models.load("llava", tmp_path/"base"), some, tmp_path/"run", stage1=dict(num_train_epochs=2), **options)
-    first, second = (train.read_record(tmp_path/"run"/f"stage{n}") for n in (1, 2))
+    vlm = stages.train(tiny_models.load("llava", tmp_path/"base"), some, tmp_path/"run", stage1=dict(num_train_epochs=2), **options)
+    first, second = (stages._read_record(tmp_path/"run"/f"stage{n}") for n in (1, 2))
     assert (first["steps"], second["steps"]) == (4, 2) and first["settings"]["form"] == "dpo" and second["settings"]["form"] == "paper"
     assert first["base"] != second["base"], "stage 2 stands on stage 1, merged"
     score = lambda v: [v.score(p.image, p.prompt, p.chosen).logps for p in some[:3]]
@@ -282,27 +278,27 @@ def test_both_stages_and_what_they_leave_behind(tmp_path):
     base, trained = VLM.load(tmp_path/"base"), VLM.load(tmp_path/"base", adapter=tmp_path/"run"/"adapter")
     assert score(trained) == pytest.approx(score(vlm), abs=1e-3)      # one adapter for both stages
     assert score(base) != pytest.approx(score(vlm), abs=1e-2)
-    train.save_model(vlm, tmp_path/"whole")
+    stages.save_model(vlm, tmp_path/"whole")
     assert score(VLM.load(tmp_path/"whole")) == pytest.approx(score(vlm), abs=1e-3)
     text = (tmp_path/"run"/"stage2"/"README.md").read_text()
     assert "base_model:" in text and "2 steps of 4 pairs" in text
     assert not list((tmp_path/"run").glob("stage*/training_args.bin"))
 
-    again = train.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", stage1=dict(num_train_epochs=2), **options)   # done: nothing to do
+    again = stages.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", stage1=dict(num_train_epochs=2), **options)   # done: nothing to do
     assert score(again) == pytest.approx(score(vlm), abs=1e-4)
-    with pytest.raises(ValueError, match="holds a run with other settings"): train.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", **options | dict(learning_rate=1e-3))
-    with pytest.raises(ValueError, match="trained on other weights .* stands on stage 1"): train.put_on_adapter(VLM.load(tmp_path/"base"), tmp_path/"run"/"stage2")
-    apart = train.train(VLM.load(tmp_path/"base"), some, tmp_path/"apart", stage=2, adapter=tmp_path/"run"/"stage1", **options)
+    with pytest.raises(ValueError, match="holds a run with other settings"): stages.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", **options | dict(learning_rate=1e-3))
+    with pytest.raises(ValueError, match="trained on other weights .* stands on stage 1"): stages.put_on_adapter(VLM.load(tmp_path/"base"), tmp_path/"run"/"stage2")
+    apart = stages.train(VLM.load(tmp_path/"base"), some, tmp_path/"apart", stage=2, adapter=tmp_path/"run"/"stage1", **options)
     assert score(apart) == pytest.approx(score(vlm), abs=1e-4)
 
 
 def test_keeping_the_adapter_trains_it_further(tmp_path):
     options = dict(rank=3, batch_size=4, learning_rate=5e-3, use_cpu=True, disable_tqdm=True, stage1=dict(num_train_epochs=1), between="keep")
-    vlm = train.train(tiny_models.load("llava"), some_pairs(8), tmp_path, **options)
-    first, second = (train.read_record(tmp_path/f"stage{n}") for n in (1, 2))
+    vlm = stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path, **options)
+    first, second = (stages._read_record(tmp_path/f"stage{n}") for n in (1, 2))
     assert first["base"] == second["base"] and vlm.model.peft_config["default"].r == 3
 
-    apart = train.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"apart", stage=2, adapter=tmp_path/"stage1", **options)   # loaded, and not made just now
+    apart = stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"apart", stage=2, adapter=tmp_path/"stage1", **options)   # loaded, and not made just now
     for name, value in adapter_of(vlm.model).items(): assert torch.allclose(value, adapter_of(apart.model)[name], atol=1e-6), name
 
 
@@ -311,10 +307,29 @@ def test_keeping_the_adapter_trains_it_further(tmp_path):
 def one_line(error): return "\n" not in str(error.value)
 
 
-def test_bad_pairs_are_refused_before_training(tmp_path):
+def test_bad_pairs_are_set_aside_before_training_and_leave_no_trace(tmp_path):
+    "A missing picture, a cut one, equal answers and an answer too long: the others train as if these had never been there"
+    good = some_pairs(6)
+    good[0].example.image.save(tmp_path/"cut.png")
+    (tmp_path/"cut.png").write_bytes((tmp_path/"cut.png").read_bytes()[:-2000])
+    bad = [Pair(Example("gone.png", "what", "a fork", id="lost"), "a knife"), Pair(Example(str(tmp_path/"cut.png"), "what", "a fork", id="cut"), "a knife"),
+           Pair(Example(good[0].image, "what", "a fork", id="same"), "a fork\n"), Pair(Example(good[0].image, "what", "red " * 600, id="long"), "a knife")]
+    with pytest.warns(UserWarning, match="4 of 10 pairs were set aside; the first: pair lost: no image file at gone.png"):
+        data = PairData(fresh(), [bad[0], *good[:3], *bad[1:3], *good[3:], bad[3]])
+    assert data.pairs == good and [id for id, _ in data.refused] == ["lost", "cut", "same", "long"] and all(id in why for id, why in data.refused)
+    assert [data[i]["key"] for i in range(6)] == [PairData(fresh(), good)[i]["key"] for i in range(6)]
+    options = dict(stage=1, rank=3, batch_size=2, use_cpu=True, disable_tqdm=True, max_steps=4, save_steps=2)
+    with pytest.warns(UserWarning, match="set aside"): stages.train(tiny_models.load("llava"), [*good, *bad], tmp_path/"run", **options)
+    weights = (tmp_path/"run"/"adapter"/"adapter_model.safetensors").read_bytes()
+    stages.train(tiny_models.load("llava"), good, tmp_path/"run", **options)      # the bad ones taken out: the same run, and done
+    assert (tmp_path/"run"/"adapter"/"adapter_model.safetensors").read_bytes() == weights
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path):
     vlm, good = fresh(), some_pairs(2)
     gone = Pair(Example("gone.png", "what", "a fork", id="lost"), "a knife")
-    with pytest.raises(FileNotFoundError, match="pair lost: no image file at gone.png") as error: PovidTrainer(vlm, config(tmp_path), [*good, gone])
+    with pytest.raises(ValueError, match="none of the 1 pairs can be used; the first: pair lost: no image file at gone.png") as error:
+        PovidTrainer(vlm, config(tmp_path), [gone])
     assert one_line(error)
     with pytest.raises(ValueError, match="max_length is 20: cutting it would cut the picture"): PovidTrainer(vlm, config(tmp_path, max_length=20), good)
     with pytest.raises(ValueError, match="no pairs"): PovidTrainer(vlm, config(tmp_path), [])
@@ -325,7 +340,7 @@ def test_a_4_bit_model_is_told_to_keep_its_adapter_before_stage_1(tmp_path):
     vlm = tiny_models.load("llava")
     vlm.base.is_loaded_in_4bit = True
     for stage in ("both", 2):
-        with pytest.raises(ValueError, match="between='keep'"): train.train(vlm, some_pairs(2), tmp_path/"out", stage)
+        with pytest.raises(ValueError, match="between='keep'"): stages.train(vlm, some_pairs(2), tmp_path/"out", stage)
     assert not (tmp_path/"out").exists()
 
 
@@ -338,19 +353,25 @@ def test_a_loss_that_is_not_a_number_stops_the_step(tmp_path):
 
 @pytest.mark.parametrize("options, words", [
     (dict(form="code"), "unknown form 'code'; use one of: sft, dpo, released, paper, mdpo"),
-    (dict(noise_step=1000), "0 .nearly clean. to 999"),
-    (dict(noise_draw="random"), "wants two noise steps"),
-    (dict(noise_tokens="few"), "use one of: all, differ, moved")])
+    (dict(form="paper", noise_step=1000), "0 .nearly clean. to 999"),
+    (dict(form="paper", noise_draw="random"), "wants two noise steps"),
+    (dict(form="paper", noise_tokens="few"), "use one of: all, differ, moved"),
+    (dict(beta=-1.), "beta is -1.0; expected 0 or more"),
+    (dict(loss_type="sigmod"), "unknown loss_type 'sigmod'; use one of: sigmoid, robust, ipo, hinge"),
+    (dict(form="paper", loss_type="ipo"), "form='paper' does not take loss_type, which belongs to dpo; leave it out"),
+    (dict(form="mdpo", own_tokens=True), "form='mdpo' does not take own_tokens, which belongs to released, paper"),
+    (dict(form="sft", cache="reference"), "form='sft' does not take cache, which belongs to dpo, released, paper, mdpo"),
+    (dict(noise_step=700), "form='dpo' does not take noise_step, which belongs to released, paper, mdpo")])
 def test_settings_that_make_no_sense(tmp_path, options, words):
     with pytest.raises(ValueError, match=words): config(tmp_path, **options)
 
 
 def test_more_refusals(tmp_path):
     vlm = tiny_models.load("llava")
-    with pytest.raises(ValueError, match="unknown stage 3"): train.train(vlm, some_pairs(2), tmp_path, stage=3)
-    with pytest.raises(ValueError, match="unknown setting learnig_rate"): train.train(vlm, some_pairs(2), tmp_path, learnig_rate=1)
-    with pytest.raises(RuntimeError, match="has 1 process and not 2"): train.train(vlm, some_pairs(2), tmp_path, processes=2)
-    with pytest.raises(ValueError, match="has an adapter already"): train.add_adapter(fresh())
+    with pytest.raises(ValueError, match="unknown stage 3"): stages.train(vlm, some_pairs(2), tmp_path, stage=3)
+    with pytest.raises(ValueError, match="unknown setting learnig_rate"): stages.train(vlm, some_pairs(2), tmp_path, learnig_rate=1)
+    with pytest.raises(RuntimeError, match="has 1 process, expected 2"): stages.train(vlm, some_pairs(2), tmp_path, processes=2)
+    with pytest.raises(ValueError, match="has an adapter already"): stages.add_adapter(fresh())
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):
@@ -358,7 +379,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
         folder = tmp_path/f"checkpoint-{step}"
         folder.mkdir()
         if text: (folder/"trainer_state.json").write_text(text)
-    assert train.last_checkpoint(tmp_path).endswith("checkpoint-10") and train.last_checkpoint(tmp_path/"none") is None
+    assert stages._last_checkpoint(tmp_path).endswith("checkpoint-10") and stages._last_checkpoint(tmp_path/"none") is None
 
 
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
@@ -367,7 +388,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
         def on_step_begin(self, args, state, control, **others):
             if state.global_step == 2: os.kill(os.getpid(), signal.SIGINT)
     options = dict(stage=1, rank=3, batch_size=2, use_cpu=True, disable_tqdm=True, max_steps=6)
-    with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 6"): train.train(tiny_models.load("llava"), some_pairs(8), tmp_path, callbacks=[Press()], **options)
-    assert train.last_checkpoint(tmp_path/"stage1").endswith("checkpoint-3")
-    train.train(tiny_models.load("llava"), some_pairs(8), tmp_path, **options)
-    assert train.read_record(tmp_path/"stage1")["steps"] == 6
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 6"): stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path, callbacks=[Press()], **options)
+    assert stages._last_checkpoint(tmp_path/"stage1").endswith("checkpoint-3")
+    stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path, **options)
+    assert stages._read_record(tmp_path/"stage1")["steps"] == 6

@@ -47,7 +47,7 @@ class Service:
             reply = {"id": f"chatcmpl-{sum(self.paid.values())}", "object": "chat.completion", "created": 0, "model": body["model"],
                      "choices": [{"index": 0, "finish_reason": "stop", "logprobs": None, "message": {"role": "assistant", "content": content, "refusal": refusal}}],
                      "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}}
-            if self.keeps and body.get("store"): self.kept[body["metadata"]["povid"]] = reply
+            if self.keeps and body.get("store"): self.kept[body["metadata"]["povid"]] = reply | {"metadata": body["metadata"]}
         return reply
 
     def advance(self, batch):

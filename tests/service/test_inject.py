@@ -4,10 +4,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from povid_nb import inject, pairs, world
+from povid_nb import inject, pairs, quality, world
 from povid_nb.client import Client
-from povid_nb.inject import (CAUSES, PROMPTS, Change, OpenAIInjector, Pairs, Refused, Rewrite, SelfInjector, WorldInjector, added, contradicts, distance, entropy, false_claims, fault, language,
-                             make_pairs, measure, ratio, read_prompts, report_pairs, scene_of, world_example, world_examples)
+from povid_nb.inject import OpenAIInjector, SelfInjector, WorldInjector, make_pairs, report_pairs
+from povid_nb.lies import false_claims, world_example, world_examples
+from povid_nb.prompts import CAUSES, PROMPTS, Change, Rewrite, kind_for, read_prompts
+from povid_nb.quality import contradicts, distance, fault, measure
 from povid_nb.pairs import Edit, Example, Pair
 from server import KEY, serving
 
@@ -64,15 +66,13 @@ def thousand(): return world_examples(1000, seed=3)
 
 
 def test_a_thousand_pairs_of_all_kinds(thousand):
-    start = time.process_time()
     made = inject.inject(thousand, WorldInjector())
-    assert time.process_time() - start < 30
     assert len(made) + len(made.refused) == 1000 and len(made) >= 990
     assert {p.kind for p in made} == set(CAUSES)
     assert sum(bool(false_claims(p.image, p.rejected, p.prompt)) for p in made) >= .99 * len(made)
     assert not any(false_claims(p.image, p.chosen, p.prompt) for p in made)
     assert not any(p.chosen.split() == p.rejected.split() for p in made)
-    assert .85 <= sum(map(ratio, made)) / len(made) <= 1.15
+    assert .85 <= sum(map(quality._ratio, made)) / len(made) <= 1.15
 
 
 def test_lies_depend_on_the_seed_and_on_nothing_else(thousand):
@@ -86,7 +86,7 @@ def test_lies_aim_at_the_habit():
     "Where a partner is missing, most co-occurrence lies put it in, and the cue stays"
     some = [world_example(s, world.DESCRIBE, s.caption(), "caption", "c") for s in world.scenes("counter", "pairs", 200)]
     made = inject.inject(some, WorldInjector(kinds=("co-occurrence",)))
-    hit = [set(added(p)) & set(p.image.missing_partners) for p in made]
+    hit = [set(quality._added(p)) & set(p.image.missing_partners) for p in made]
     assert sum(map(bool, hit)) > .75 * len(made)
     for p, partners in zip(made, hit):
         for partner in partners: assert any(c in p.rejected for c, q in world.PARTNERS.items() if q == partner and c in p.image.objects)
@@ -154,8 +154,8 @@ def test_own_answers_may_be_worded_otherwise_but_not_true():
 
 
 def test_other_scripts():
-    assert language("Это красная чашка")[0] == "CYRILLIC" and language("The cup is on the table in the room") == ("LATIN", "English")
-    assert language("Cup.")[1] is None
+    assert quality._language("Это красная чашка")[0] == "CYRILLIC" and quality._language("The cup is on the table in the room") == ("LATIN", "English")
+    assert quality._language("Cup.")[1] is None
     assert "cyrillic letters" in fault(Pair(Example("x.png", "What?", "A red cup."), "Красная чашка.", "attribute"))
 
 
@@ -234,7 +234,7 @@ def test_a_thousand_examples_killed_at_five_random_points(tmp_path):
             assert child.wait() == -signal.SIGKILL
         last = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True)
         assert last.returncode == 0, last.stderr
-        questions = len({(e.prompt, e.answer, inject._kind(e, PROMPTS, 0)) for e in examples})   # "Is there a cup?" is asked about many scenes, and without a picture that is one question
+        questions = len({(e.prompt, e.answer, kind_for(e)) for e in examples})   # "Is there a cup?" is asked about many scenes, and without a picture that is one question
         assert sum(service.paid.values()) == len(service.paid) == questions
         assert all(service.faults[f] for f in RATES) and service.bad_keys == 0
     made = list(pairs.read(tmp_path/"out"/"pairs.jsonl"))
@@ -299,14 +299,14 @@ def test_dry_run_sends_nothing_and_budget_stops_cleanly(tmp_path):
 def test_prompts_from_a_file(tmp_path):
     (tmp_path/"p.yaml").write_text("attribute:\n  cause: Change the colour.\n  text: |\n    {cause} Rewrite this:\n    {answer}\n")
     prompts = read_prompts(tmp_path/"p.yaml")
-    assert prompts["attribute"].about(SHOWN) == f"Change the colour. Rewrite this:\n{RIGHT}\n" and prompts["logic"] is PROMPTS["logic"]
+    assert prompts["attribute"].fill(SHOWN) == f"Change the colour. Rewrite this:\n{RIGHT}\n" and prompts["logic"] is PROMPTS["logic"]
     assert prompts["attribute"].version != PROMPTS["attribute"].version
     (tmp_path/"bad.yaml").write_text("attribute:\n  text: Lie!\n")
     with pytest.raises(ValueError, match=r"never says \{answer\} or \{cause\}"): read_prompts(tmp_path/"bad.yaml")
 
 
 def test_braces_in_answers_are_safe():
-    assert "{not a field} {question}" in PROMPTS["logic"].about(Example("x.png", "What?", "{not a field} {question}"))
+    assert "{not a field} {question}" in PROMPTS["logic"].fill(Example("x.png", "What?", "{not a field} {question}"))
 
 
 @pytest.mark.parametrize("how, words", [
@@ -322,7 +322,7 @@ def test_bad_settings_are_one_line(tmp_path, how, words):
 class Stub:
     "A model that says where it is blind, and repeats what it is asked to rewrite"
     name = "stub"
-    def answer(self, images, prompts, pixels=None, **how):
+    def describe(self, images, prompts, pixels=None, **how):
         import torch
         self.how, said = how, []
         noisy = pixels is not None and not torch.equal(pixels(torch.zeros(len(images), 3, 4, 4)), torch.zeros(len(images), 3, 4, 4))
@@ -341,7 +341,7 @@ def test_four_ways_of_lying_by_itself(how, text):
 
 def test_right_and_empty_answers_are_no_lies():
     class Right(Stub):
-        def answer(self, images, prompts, **how): return [RIGHT, ""]
+        def describe(self, images, prompts, **how): return [RIGHT, ""]
     reasons = [r.reason for r in inject.inject([SHOWN, SHOWN], SelfInjector(Right())).refused]
     assert reasons == ["it gave the right answer, word for word", "it said nothing"]
 
@@ -355,7 +355,7 @@ def test_figures_of_a_small_set_by_hand():
     assert m["words changed"] == {"attribute": 1.5, "co-occurrence": 2.} and (m["things put in"], m["different things"]) == (1, 1)
     assert m["longer"] == pytest.approx(1 / 3) and m["length ratio"] == pytest.approx((2 + 21 / 20) / 3)
     assert m["kinds, effective"] == pytest.approx(2 ** (1 / 3 * 1.5849625 + 2 / 3 * .5849625))
-    assert entropy([1, 1, 1, 1]) == 2 and entropy([5]) == 0 and entropy([]) == 0
+    assert quality._effective([1, 1, 1, 1]) == 4 and quality._effective([5]) == 1 and quality._effective([]) == 0
     with pytest.raises(ValueError, match="no pairs"): measure([])
 
 

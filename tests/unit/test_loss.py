@@ -62,7 +62,7 @@ def test_equal_policies_give_log_two(rows):
     for form in ("paper", "released"):
         assert loss.povid_loss(policy, policy, form).losses.tolist() == pytest.approx([math.log(2)] * len(rows))
     assert loss.dpo_loss(policy, policy).losses.tolist() == pytest.approx([math.log(2)] * len(rows))
-    mdpo = loss.mdpo_loss(*[policy._replace(hidden=policy.chosen)] * 2).losses
+    mdpo = loss.mdpo_loss(*[policy._replace(chosen_noisy=policy.chosen)] * 2).losses
     assert mdpo.tolist() == pytest.approx([3 * math.log(2)] * len(rows))
 
 
@@ -85,7 +85,7 @@ def test_rewards_have_the_weights_of_their_form_and_no_gradient():
     assert loss.dpo_loss(policy, reference).rewards.noise.item() == 0
 
 
-def test_beside_replaces_the_chosen_answer_in_the_noise_term_only():
+def test_chosen_masked_replaces_the_chosen_answer_in_the_noise_term_only():
     policy = Logps(*torch.tensor([[-9.], [-10.], [-3.], [-2.]]))
     reference = Logps(*torch.tensor([[-10.], [-9.], [-4.], [-5.]]))
     came = loss.povid_loss(policy, reference, "released").losses.item()
@@ -96,7 +96,7 @@ def test_far_margins_stay_finite_with_finite_gradients():
     for value in (-5000., 5000.):
         margin = torch.tensor([value], requires_grad=True)
         for form in ("sigmoid", "robust", "hinge"):
-            out = loss.preference(margin, .1, form)
+            out = loss.preference_loss(margin, .1, form)
             assert out.isfinite().all() and torch.autograd.grad(out.sum(), margin)[0].isfinite().all()
 
 
@@ -112,7 +112,7 @@ def test_masked_positions_may_hold_anything():
 def test_which_positions_of_noise_count():
     mask = torch.tensor([[True, True, True, False]])
     noise, chosen, clean = (torch.tensor([ids]) for ids in ([1, 2, 3, 9], [1, 5, 6, 7], [1, 2, 6, 8]))
-    found = {rule: loss.counts(rule, mask, noise, chosen, clean)[0].tolist() for rule in ("all", "differ", "moved")}
+    found = {rule: loss.noise_mask(rule, mask, noise, chosen, clean)[0].tolist() for rule in ("all", "differ", "moved")}
     assert found == {"all": [True, True, True, False], "differ": [False, True, True, False], "moved": [False, False, True, False]}
 
 
@@ -151,10 +151,10 @@ def test_tpo_against_its_formula():
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: loss.preference(torch.zeros(1), form="sigmod"), "sigmoid, robust, ipo, hinge"),
-    (lambda: loss.preference(torch.zeros(1), label_smoothing=.5), "from 0 to below 0.5"),
+    (lambda: loss.preference_loss(torch.zeros(1), loss_type="sigmod"), "sigmoid, robust, ipo, hinge"),
+    (lambda: loss.preference_loss(torch.zeros(1), label_smoothing=.5), "from 0 to below 0.5"),
     (lambda: loss.povid_loss(Logps(*torch.zeros(3, 1)), Logps(*torch.zeros(3, 1)), "code"), "'paper' or 'released'"),
-    (lambda: loss.counts("some", *[torch.zeros(1, 1)] * 3), "all, differ, moved")])
+    (lambda: loss.noise_mask("some", *[torch.zeros(1, 1)] * 3), "all, differ, moved")])
 def test_what_is_not_known_is_said_in_one_line(call, words):
     with pytest.raises(ValueError, match=words) as error: call()
     assert "\n" not in str(error.value)

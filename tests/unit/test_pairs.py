@@ -6,7 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from povid_nb import pairs, world
-from povid_nb.pairs import Edit, Example, Pair, Viewer, by_turn, from_dataset, from_llava, from_povid, from_trl, guess_task, load, read, reviewed, to_dataset, to_povid, to_trl, write
+from povid_nb.formats import from_dataset, from_trl, load, to_dataset, to_trl
+from povid_nb.pairs import Edit, Example, Pair, from_llava, from_povid, read, to_povid, write
+from povid_nb.pictures import open_image
+from povid_nb.review import Viewer, reviewed
 
 ROOT = Path(__file__).parents[2]
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -14,7 +17,7 @@ QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 # any text at all, line breaks and quotes and other scripts included, but for lone surrogates, which are no text
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(lambda t: t.strip() and "<image>" not in t)
 plain = st.one_of(st.none(), st.integers(-2**40, 2**40), st.booleans(), texts, st.lists(st.integers(0, 9), max_size=3))
-names = st.text("abcxyz_", min_size=1, max_size=8).filter(lambda n: n not in pairs.KNOWN)
+names = st.text("abcxyz_", min_size=1, max_size=8).filter(lambda n: n not in pairs._FIELDS)
 
 
 @st.composite
@@ -36,14 +39,14 @@ def test_both_formats_lose_nothing(pair):
         row = to(pair)
         assert back(row) == pair
         assert back(json.loads(json.dumps(row))) == pair
-        assert pairs.from_row(row) == pair
 
 
 @QUICK
-@given(st.lists(any_pair(), min_size=1, max_size=4), st.sampled_from(["povid", "trl"]), st.sampled_from(["p.json", "p.jsonl"]))
+@given(st.lists(any_pair(), min_size=1, max_size=4), st.sampled_from([(to_povid, from_povid), (to_trl, from_trl)]), st.sampled_from(["p.json", "p.jsonl"]))
 def test_files_lose_nothing(tmp_path, several, format, name):
-    assert write(several, tmp_path/name, format) == len(several)
-    assert list(read(tmp_path/name, check=False)) == several
+    to, back = format
+    assert write(several, tmp_path/name, to) == len(several)
+    assert list(read(tmp_path/name, check=False, parse=back)) == several
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob("*.rejected.jsonl"))
 
 
@@ -88,7 +91,7 @@ turn = lambda q, a: [{"from": "human", "value": q}, {"from": "gpt", "value": a}]
 BAD = [
     ("{\"id\": 1, ", "not JSON"),
     ("[1, 2]", "should be an object"),
-    (json.dumps({"id": 1}), "neither rejected_conversations nor rejected"),
+    (json.dumps({"id": 1}), "conversations should be question and answer in turn, it is None"),
     (json.dumps(GOOD | {"conversations": []}), "conversations should be question and answer in turn"),
     (json.dumps(GOOD | {"conversations": [{"from": "gpt", "value": "x"}] * 2}), "speakers"),
     (json.dumps(GOOD | {"conversations": turn("What is it?", "A cat.")}), "no <image> in the first question"),
@@ -141,7 +144,7 @@ def test_pictures_are_saved_once_and_found_again(tmp_path):
     write(two, tmp_path/"sub"/"p.jsonl")
     back = list(read(tmp_path/"sub"/"p.jsonl"))
     assert len(list((tmp_path/"sub"/"images").iterdir())) == 1
-    assert pairs.picture(back[0].image).tobytes() == scene.image().tobytes()
+    assert open_image(back[0].image).tobytes() == scene.image().tobytes()
     write(back, tmp_path/"sub"/"again.jsonl")
     assert "images/" in json.loads(open(tmp_path/"sub"/"again.jsonl").readline())["image"] and not Path(json.loads(open(tmp_path/"sub"/"again.jsonl").readline())["image"]).is_absolute()
 
@@ -187,7 +190,7 @@ def test_load_from_file_folder_and_disk(tmp_path):
     assert list(load(tmp_path/"rows"/"train.jsonl")) == list(load(tmp_path/"rows")) == [pair]
     for where in ("disk", "parquet"):                                               # here the pictures travel inside
         inside = list(load(tmp_path/where))[0]
-        assert pairs.picture(inside.image).getpixel((0, 0)) == (255, 0, 0) and replace(inside, example=replace(inside.example, image=pair.image)) == pair
+        assert open_image(inside.image).getpixel((0, 0)) == (255, 0, 0) and replace(inside, example=replace(inside.example, image=pair.image)) == pair
     with pytest.raises(FileNotFoundError, match="cannot load 'nobody/nothing'"): load("nobody/nothing")
 
 
@@ -215,13 +218,13 @@ def test_llava_row_without_picture_is_set_aside(tmp_path):
     (["What do you see happening in this image?"], "caption"), (["Analyze the image in a comprehensive and detailed manner."], "caption"),
     (["Why is the man holding an umbrella?"], "reasoning"), (["What can be inferred about the weather?"], "reasoning"),
     (["What colour is it?", "Where is it?"], "question"), (["Is it red?\nAnswer the question using a single word or phrase."], "question")])
-def test_tasks_by_the_way_of_asking(prompts, task): assert guess_task(prompts) == task
+def test_tasks_by_the_way_of_asking(prompts, task): assert pairs._task_of(prompts) == task
 
 
 @QUICK
 @given(any_pair())
 def test_turns_carry_every_difference_and_nothing_else(pair):
-    cut = list(by_turn(pair))
+    cut = list(pair.by_turn())
     assert [(p.chosen, p.rejected) for p in cut] == [(a, b) for a, b in zip(pair.answers(True), pair.answers(False)) if a != b]
     assert all(not p.example.history for p in cut)
 
@@ -241,7 +244,7 @@ def test_viewer_writes_each_decision_at_once_and_resumes(tmp_path):
     assert len(again.pairs) == 2 and "1 accepted" in again.tally.value
     again.buttons.children[1].click()                                               # nothing was changed: nothing to save
     assert len(again.pairs) == 2 and "Nothing to save" in again.tally.value
-    again.lie.value = "Better lie."
+    again.text.value = "Better lie."
     again.buttons.children[1].click()
     again.buttons.children[2].click()
     assert all(b.disabled for b in again.buttons.children) and not Viewer(three(tmp_path), out).pairs
@@ -252,4 +255,4 @@ def test_viewer_writes_each_decision_at_once_and_resumes(tmp_path):
 
 def test_a_pair_shows_itself_without_its_picture(tmp_path):
     pair = Pair(Example("nowhere.png", "What?", "Right.", "1"), "Wrong.")
-    assert "no picture at nowhere.png" in pair._repr_html_() and "Wrong" in pair._repr_html_()
+    assert "no image file at nowhere.png" in pair._repr_html_() and "Wrong" in pair._repr_html_()

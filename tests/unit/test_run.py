@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from typer.testing import CliRunner
-from povid_nb import run, train, world
+from povid_nb import run, stages, world
 from povid_nb.cli import _assigned, app
 from povid_nb.vlm import VLM
 
@@ -47,7 +47,7 @@ def test_every_part_of_a_shipped_configuration_can_be_trained(monkeypatch, tmp_p
     for part, stage in (("sft", 1), ("stage1", 1), ("stage2", 2)):
         options = chosen.options(part)
         assert options.pop("between", "merge") == ("keep" if quantize else "merge")
-        _, args = train.settings(vlm, stage, tmp_path, **options)
+        _, args = stages.stage_settings(vlm, stage, tmp_path, **options)
         assert args.form == {"sft": "sft", "stage1": "dpo", "stage2": "paper"}[part]
         assert args.cache == (None if part == "sft" else chosen.train.get("cache"))
 

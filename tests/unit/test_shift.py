@@ -1,4 +1,4 @@
-"The parts of `shift` that need no real model: slots, roles, files, the rule for useful steps, the explorer's values"
+"The parts of `shift` that need no real model: slots, files, the rule for useful steps"
 import csv, json, types
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
@@ -40,15 +40,15 @@ def test_table():
     assert lines[0] == "| word | k = 0 | k = 999 |" and lines[2] == "| fork | 0.700 | 0.050 |"
 
 @pytest.mark.parametrize("text, steps", [("0:1000:50", list(range(0, 1000, 50))), ("900:", list(range(900, 1000))), ("0,500,999", [0, 500, 999]), ("7", [7])])
-def test_steps_of(text, steps): assert shift.steps_of(text) == steps
+def test_steps_in_a_text(text, steps): assert shift.parse_steps(text) == steps
 
 @pytest.mark.parametrize("text", ["", "a:b", "0:1000:0", "0,1000", "-1", "5:5", "1:2:3:4", "0,,1"])
 def test_bad_steps(text):
-    with pytest.raises(ValueError, match="steps are|noise_step is"): shift.steps_of(text)
+    with pytest.raises(ValueError, match="steps are|noise_step is"): shift.parse_steps(text)
 
 # ---- Slots -----------------------------------------------------------------------------------------------------------
 
-def test_company_goes_both_ways(): assert shift.company({"a": "b", "c": "b"}) == {"a": {"b"}, "b": {"a", "c"}, "c": {"b"}}
+def test_company_goes_both_ways(): assert shift._company({"a": "b", "c": "b"}) == {"a": {"b"}, "b": {"a", "c"}, "c": {"b"}}
 
 def test_slots_by_hand():
     answer = "There is a red ball at the top. A white plate is on the left. A grey fork is below the white plate."
@@ -78,8 +78,8 @@ def test_slots_of_any_scene(n):
 
 def test_journey():
     slot = Slot("", "", "fork", {"knife"}, {"plate"})
-    assert shift.journey(["fork", "fork", "knife", "six", "cat"], slot) == ["true", "usual", "other"]
-    assert shift.journey(["fork", "plate", "knife", "cat"], slot) == ["true", "other", "usual", "other"]
+    assert shift._journey(["fork", "fork", "knife", "six", "cat"], slot) == ["true", "usual", "other"]
+    assert shift._journey(["fork", "plate", "knife", "cat"], slot) == ["true", "other", "usual", "other"]
 
 # ---- The rule --------------------------------------------------------------------------------------------------------
 
@@ -124,56 +124,12 @@ def test_shares_are_sums_of_words(vlm):
     result = shift.object_shift(vlm, [scene], (0, 700))
     for row, slot in zip(result.shares, result.slots):
         fine = shift.sweep(vlm, scene, prefix=slot.prefix, steps=(0, 700), seeds=1, words=world.KINDS)
-        by_role = {s: sum(fine.mean[:, i] for i, kind in enumerate(world.KINDS) if slot.share(kind) == s) for s in shift.SHARES[:4]}
-        assert np.allclose(row[:, :4], np.stack([by_role[s] + np.zeros(2) for s in shift.SHARES[:4]], -1), atol=1e-4)
+        by_role = {s: sum(fine.mean[:, i] for i, kind in enumerate(world.KINDS) if slot.share(kind) == s) for s in shift._SHARES[:4]}
+        assert np.allclose(row[:, :4], np.stack([by_role[s] + np.zeros(2) for s in shift._SHARES[:4]], -1), atol=1e-4)
 
 def test_nothing_to_measure(vlm):
     dull = types.SimpleNamespace(image=SCENE.image, objects=set(), caption=lambda: "Nothing here.", seed="dull")
     with pytest.raises(ValueError, match="none of the 1 right answers"): shift.object_shift(vlm, [dull], (0,))
-
-@pytest.fixture
-def explorer(vlm): return shift.Explorer(vlm, [SCENE, world.scenes("counter", "test", 1)[0]], steps=(0, 500, 999))
-
-def test_explorer_answers_the_slider(explorer, vlm):
-    explorer.set_state({"step": 437})
-    sweep = explorer.sweeps[explorer.key()]
-    alone = shift.sweep(vlm, SCENE, prefix=explorer.prefix(), steps=[437], seeds=[0], words=sweep["words"])
-    assert explorer.exact["step"] == 437 and np.allclose(explorer.exact["probs"], alone.probs[0, 0], atol=1e-3)
-    before = explorer.exact
-    explorer.set_state({"step": 500})
-    assert explorer.exact is before                   # 500 is in the sweep: nothing to compute
-
-def test_explorer_sweep_is_the_sweep(explorer, vlm):
-    sweep = explorer.sweeps[explorer.key()]
-    alone = shift.sweep(vlm, SCENE, prefix=explorer.prefix(), steps=(0, 500, 999), seeds=[0], words=sweep["words"])
-    assert np.allclose(sweep["probs"], alone.probs[:, 0], atol=1e-3)
-
-def test_explorer_roles(explorer):
-    explorer.choose(answer="A grey fork is on the left. Next to it is a white plate.", position=13)
-    explorer.images[0]["answer"] = explorer.answer
-    assert explorer.prefix().endswith("a white")
-    assert explorer.roles(["plate", "knife", "fork", "dog", "cat", "six"]) == ["true", "usual", "there", "other", "other", "rest"]
-
-def test_explorer_choices(explorer):
-    keys = {explorer.key()}
-    for values in (dict(space="processed"), dict(space="pixels", overflow="wrap"), dict(overflow="none"), dict(seed=2), dict(image=1), dict(position=1)):
-        explorer.choose(**values); keys.add(explorer.key())
-        assert explorer.key() in explorer.sweeps and explorer.message == ""
-    assert len(keys) == 7 and explorer.answer == explorer.images[1]["answer"]
-
-def test_explorer_upload(explorer):
-    url = shift.data_url(SCENE.image())
-    explorer.set_state({"upload": {"name": "mine.png", "data": url}})
-    assert explorer.images[-1]["name"] == "mine.png" and explorer.image == 2 and explorer.key() in explorer.sweeps
-    assert set(explorer.sweeps[explorer.key()]["roles"]) <= {"true", "rest"}      # nobody knows what is in it
-    explorer.set_state({"upload": {"name": "bad.png", "data": "data:,xxxx"}})
-    assert "bad.png is not an image" in explorer.message and len(explorer.images) == 3
-
-def test_page_holds_what_was_computed(explorer):
-    html = explorer.fill(settings=[("pixels", "clamp")], positions=[4]).html()
-    state = json.loads(html.split("render({model: still(")[1].split("), el: document")[0].replace("<\\/", "</"))
-    assert state["live"] is False and len(state["sweeps"]) >= 2 and "http" not in html.replace("http://www.w3.org", "")
-    assert explorer.image == 0                        # fill puts back what was chosen
 
 def test_exercise():
     check.half_step(lambda steps, probs: next((k for k, p in zip(steps, probs) if p <= probs[0] / 2), None))
