@@ -23,14 +23,14 @@ def world_pairs(
     seed: int = 0,
     kinds: Sequence[str] | None = None,      # of lies; None: all
     placement: str = "substitute",           # or "insert", for a sentence of its own
-    habit: world.Habit = world.CLEAN,        # of the writer of the right descriptions
+    habit: world.Habit = world.Habit(),        # of the writer of the right descriptions
     **examples,                              # of `lies.world_examples`
 ) -> list:
     "Preference pairs of the built-in world"
     from povid_nb.inject import Refused, WorldInjector
     from povid_nb.lies import LIES, world_example, world_examples
     def rewritten(e):
-        if e.task != "caption" or habit == world.CLEAN: return e
+        if e.task != "caption" or habit == world.Habit(): return e
         return world_example(e.image, e.prompt, e.image.caption("caption", habit), "caption", "caption")
     injector = WorldInjector(kinds or tuple(LIES), placement, seed)
     made = injector.make(map(rewritten, world_examples(n, seed, **examples)))

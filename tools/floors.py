@@ -64,6 +64,7 @@ FLOORS = {
     "run": 9,
     "trials": 9,
     "check": 9,
+    "checks_course": 10,
     "doctor": 9,
     "cli": 10,
 }
