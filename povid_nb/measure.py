@@ -23,7 +23,7 @@ def inventions(
     scored: chair.ChairScore,   # of the scenes' captions
 ) -> stats.Scores:
     "How often an absent partner was named, and an absent bystander, with 95 % intervals"
-    rows = [world.inventions(scene, caption.named) for scene, caption in zip(scenes, scored.captions)]
+    rows = [scene.inventions(caption.named) for scene, caption in zip(scenes, scored.captions)]
     columns = {key: [r[key] for r in rows] for key in rows[0]}
     return stats.Scores("inventions", stats.bootstrap(columns, _RATES), len(scenes))
 

@@ -119,8 +119,8 @@ def test_the_exercise_accepts_its_solution_and_catches_the_short_caption():
     def fair(a, b, words):
         pairs = [(x, y) for x, y in zip(a, b) if min(len(x.split()), len(y.split())) >= words]
         return [cut(x, words) for x, _ in pairs], [cut(y, words) for _, y in pairs]
-    check.fair(fair)
-    with pytest.raises(AssertionError): check.fair(lambda a, b, n: ([cut(x, n) for x in a], [cut(x, n) for x in b]))
+    assert check.fair(fair, keep=False)
+    assert not check.fair(lambda a, b, n: ([cut(x, n) for x in a], [cut(x, n) for x in b]), keep=False)
 
 
 # ---- real captions, where they are at hand
