@@ -128,7 +128,7 @@ def test_a_service_without_batches_is_one_line(tmp_path):
 
 # ---- The budget ------------------------------------------------------------------------------------------------------
 
-BUDGET = .02
+BUDGET = .003
 FAULTY = {
     "no usage": dict(reshape=lambda r: without(r, "usage")),
     "usage of zeros": dict(reshape=lambda r: r | {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}),
@@ -155,7 +155,7 @@ def test_the_bill_never_passes_the_budget(name, keeps, tmp_path):
 def test_a_service_that_ignores_the_limits_is_named(tmp_path):
     with serving() as service:
         service.tokens = (100, 4000)
-        with pytest.raises(ValueError, match="An answer cost .* the budget of .0.02 cannot be kept"): client(service, tmp_path, budget=BUDGET).ask(questions(50))
+        with pytest.raises(ValueError, match="An answer cost .* the budget of .0.003 cannot be kept"): client(service, tmp_path, budget=BUDGET).ask(questions(50))
         assert sum(service.paid.values()) == 1
         assert all(o.status == "ok" for o in client(service, tmp_path, budget=None).ask(questions(50)))    # without a budget there is none to keep
 
@@ -174,6 +174,7 @@ def test_an_answer_that_takes_longer_than_the_client_waits(tmp_path):
         asking = Client("gpt-4o-mini", tmp_path/"ledger.jsonl", base_url=service.url, budget=100, timeout=.3)
         assert [o.status for o in asking.ask(questions(8))] == ["ok"] * 8
         assert set(service.paid.values()) == {1}
+    assert Client(ledger=tmp_path/"l.jsonl", base_url=service.url, timeout=300).settle == 300
 
 
 def test_answers_of_others_are_not_taken(tmp_path):
