@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 # ---- The truth -------------------------------------------------------------------------------------------------------
 
-scenes = st.builds(lambda split, i: world.scenes(split, "validation", 1, start=i)[0], st.sampled_from(world.SPLITS), st.integers(0, 10_000))
+scenes = st.builds(lambda split, i: world.scenes(split, "validation", 1, start=i)[0], st.sampled_from(("typical", "counter", "random")), st.integers(0, 10_000))
 
 
 @settings(max_examples=150, deadline=None)
@@ -35,7 +35,7 @@ def test_the_caption_of_a_scene_that_differs_in_one_thing_is_false(scene, rng):
     "The independent source: another scene, described by the world's own writer"
     i = rng.randrange(len(scene.things))
     thing = scene.things[i]
-    kind = rng.choice(world.absent(scene))
+    kind = rng.choice(scene.absent())
     colour = rng.choice([c for c in world.COLOURS if c != thing.colour])
     for other in (world.Thing(kind, thing.colour, thing.place), world.Thing(thing.kind, colour, thing.place)):
         changed = world.Scene((*scene.things[:i], other, *scene.things[i + 1:]), scene.context, scene.seed)
@@ -49,8 +49,8 @@ def test_answers_about_another_scene_are_false_where_they_differ(scene, other):
         a, b = scene.questions([task])[0], other.questions([task])[0]
         if task in ("count", "scene") and a.answer != b.answer: assert false_claims(scene, b.answer, b.prompt)
     for kind in world.KINDS:
-        for ask in (world.exists, world.reason):
-            right, wrong = ask(scene, kind), ask(scene, kind, kind not in scene.objects)
+        for task in ("exists", "reason"):
+            right, wrong = scene.ask(task, kind), scene.ask(task, kind, yes=kind not in scene.objects)
             assert false_claims(scene, right.answer, right.prompt) == [] and false_claims(scene, wrong.answer, wrong.prompt)
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
 from povid_nb import check, pope, world
-from povid_nb.pope import SPLITS, build_questions, evaluate, parse_pope, parse_vcd, read_questions, score
+from povid_nb.pope import SPLITS, build_questions, evaluate, parse_pope, parse_vcd, read_questions, score_answers
 
 # answer: what POPE's and LLaVA's scorer reads, what VCD's reads where the label is yes, and where it is no. Worked by hand.
 TRUTH = {
@@ -46,7 +46,7 @@ def asked(labels, **more): return [dict(question_id=i, image=i//2, text="?", lab
 def test_scores_agree_with_scikit_style_counts(rows):
     labels, said = [WORD[a] for a, _ in rows], [WORD[b].capitalize() for _, b in rows]
     tp = sum(a and b for a, b in rows); fp = sum(b and not a for a, b in rows); fn = sum(a and not b for a, b in rows)
-    s = score(asked(labels), said)
+    s = score_answers(asked(labels), said)
     assert s.accuracy == pytest.approx(sum(a == b for a, b in rows)/len(rows)) and s.yes_ratio == pytest.approx((tp + fp)/len(rows))
     precision, recall = tp/(tp + fp) if tp + fp else 0, tp/(tp + fn) if tp + fn else 0
     assert (s.precision, s.recall) == pytest.approx((precision, recall))
@@ -56,7 +56,7 @@ def test_scores_agree_with_scikit_style_counts(rows):
 
 def test_means_are_over_splits_not_over_questions():
     questions = asked(["yes", "no"], split="random") + asked(["no"]*4, split="popular")
-    s = score(questions, ["Yes", "No", "Yes", "Yes", "Yes", "No"])
+    s = score_answers(questions, ["Yes", "No", "Yes", "Yes", "Yes", "No"])
     assert s.splits["random"]["accuracy"] == 1 and s.splits["popular"]["accuracy"] == .25
     assert s.accuracy == .625 and s.n == 6
     table = s.scores()
@@ -67,25 +67,25 @@ def test_means_are_over_splits_not_over_questions():
 def test_always_yes_refusing_and_the_answer_that_vcd_always_takes():
     questions = asked(["yes", "no"]*20)
     for answer in ("Yes", "I cannot tell."):
-        s = score(questions, [answer]*40)
+        s = score_answers(questions, [answer]*40)
         assert (s.accuracy, s.yes_ratio) == (.5, 1) and s.f1 == pytest.approx(2/3)
-    assert score(questions, ["I cannot tell."]*40).unclear == 1
-    assert score(questions, ["Yes and no"]*40, "vcd").accuracy == 1 and score(questions, ["Yes and no"]*40, "pope").accuracy == .5
+    assert score_answers(questions, ["I cannot tell."]*40).unclear == 1
+    assert score_answers(questions, ["Yes and no"]*40, "vcd").accuracy == 1 and score_answers(questions, ["Yes and no"]*40, "pope").accuracy == .5
 
 
 def test_compare_is_paired():
     questions = asked(["yes", "no"]*30)
-    good, bad = score(questions, ["Yes", "No"]*30), score(questions, ["Yes", "Yes"]*30)
+    good, bad = score_answers(questions, ["Yes", "No"]*30), score_answers(questions, ["Yes", "Yes"]*30)
     d = bad.compare(good, draws=500)["accuracy"]
     assert d.difference == .5 and d.p < .01 and good.compare(good, draws=200)["f1"].p == 1
 
 
 def test_bad_input():
     q = asked(["yes", "no"])
-    with pytest.raises(ValueError, match="parser 'llava': expected pope or vcd"): score(q, ["Yes", "No"], "llava")
-    with pytest.raises(ValueError, match="2 questions and 1 answers"): score(q, ["Yes"])
-    with pytest.raises(ValueError, match="question 0: label 'maybe'"): score(asked(["maybe"]), ["Yes"])
-    with pytest.raises(ValueError, match="no questions"): score([], [])
+    with pytest.raises(ValueError, match="parser 'llava': expected pope or vcd"): score_answers(q, ["Yes", "No"], "llava")
+    with pytest.raises(ValueError, match="2 questions and 1 answers"): score_answers(q, ["Yes"])
+    with pytest.raises(ValueError, match="question 0: label 'maybe'"): score_answers(asked(["maybe"]), ["Yes"])
+    with pytest.raises(ValueError, match="no questions"): score_answers([], [])
     with pytest.raises(ValueError, match="split 'hard': expected random, popular, adversarial"): build_questions({"a": {"x"}}, splits=["hard"])
 
 
@@ -95,11 +95,13 @@ KINDS = [f"k{i}" for i in range(9)]
 OBJECTS = st.dictionaries(st.integers(0, 30).map(str), st.sets(st.sampled_from(KINDS), min_size=1, max_size=5), min_size=3, max_size=15)
 
 
-@given(OBJECTS, st.integers(0, 3), st.integers(1, 4))
-@settings(max_examples=50, deadline=None)
-def test_questions_are_balanced_true_and_repeatable(objects, seed, per_image):
-    questions = build_questions(objects, per_image=per_image, seed=seed)
-    assert questions == build_questions(objects, per_image=per_image, seed=seed)
+@given(OBJECTS, st.integers(0, 3), st.integers(1, 4), st.sampled_from(["original", "picture"]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_questions_are_balanced_true_and_repeatable(objects, seed, per_image, rule, ordered):
+    if ordered: objects = {image: sorted(there, reverse=True) for image, there in objects.items()}
+    if rule == "original" and max(map(len, objects.values())) < per_image: return
+    questions = build_questions(objects, per_image=per_image, seed=seed, rule=rule)
+    assert questions == build_questions(objects, per_image=per_image, seed=seed, rule=rule)
     for split in SPLITS:
         rows = [q for q in questions if q["split"] == split]
         assert Counter(q["label"] for q in rows)["yes"] == len(rows)/2
@@ -107,15 +109,46 @@ def test_questions_are_balanced_true_and_repeatable(objects, seed, per_image):
         for q in rows:
             kind = q["text"].removeprefix("Is there a ").removesuffix(" in the image?")
             assert (kind in objects[q["image"]]) == (q["label"] == "yes")
+            if rule == "original": assert len(objects[q["image"]]) >= per_image
         assert len({(q["image"], q["text"]) for q in rows}) == len(rows)
 
 
-def test_popular_and_adversarial_choose_what_they_say():
+def asked_kinds(objects, split, label, **how):
+    rows = [q for q in build_questions(objects, [split], **how) if q["label"] == label]
+    return {image: [q["text"].split()[3] for q in rows if q["image"] == image] for image in dict.fromkeys(q["image"] for q in rows)}
+
+
+# counts: table 4, fork 3, knife 3, cup 2, dog 2, cat 1, bed 1, ball 1 (the last picture has two kinds and does not count)
+# beside table: fork 3, knife 3, cup 2, dog 1;  fork: knife 3, table 3, cup 1;  knife: fork 3, table 3, cup 1
+# beside cup: table 2, fork 1, knife 1, dog 1;  dog: table 1, cup 1, cat 1, bed 1, ball 1
+WORLD = {"1": ["fork", "knife", "table"], "2": ["fork", "knife", "table", "cup"], "3": ["knife", "fork", "table"],
+         "4": ["table", "cup", "dog"], "5": ["cat", "bed", "dog", "ball"], "6": ["ball", "cat"]}
+
+
+def test_negatives_by_the_originals_rule_by_hand():
+    assert asked_kinds(WORLD, "popular", "yes") == {i: there[:3] for i, there in WORLD.items() if i != "6"}    # the first three, as listed
+    assert asked_kinds(WORLD, "popular", "no") == {                # by frequency; cup came before dog
+        "1": ["cup", "dog", "cat"], "2": ["dog", "cat", "bed"], "3": ["cup", "dog", "cat"], "4": ["fork", "knife", "cat"], "5": ["table", "fork", "knife"]}
+    got = asked_kinds(WORLD, "adversarial", "no")
+    assert got["1"][0] == "cup" and got["1"][2] == "dog"           # fork: cup; knife: only cup, which is gone, so by chance; table: dog
+    assert got["4"] == ["fork", "knife", got["4"][2]] and got["4"][2] in ("cat", "bed", "ball")     # dog: its company is cat, bed, ball
+    assert got["4"][2] == "cat" and got["5"][2] == "table"         # ties in the order of the file: cat, bed, ball; table before cup
+    assert all(kind not in WORLD[i] for i, kinds in got.items() for kind in kinds)
+
+
+def test_an_order_of_the_annotations_and_sets():
+    as_sets = {i: set(there) for i, there in WORLD.items()}
+    yes = asked_kinds(as_sets, "adversarial", "yes", seed=3)
+    assert set(yes) == {"1", "2", "3", "4", "5"} and all(set(kinds) <= as_sets[i] and len(kinds) == 3 for i, kinds in yes.items())
+    with pytest.raises(ValueError, match="rule 'mine': expected original, picture"): build_questions(WORLD, rule="mine")
+
+
+def test_the_picture_rule_sums_over_the_picture():
     objects = {"1": {"fork", "knife"}, "2": {"fork", "knife"}, "3": {"fork", "tree"}, "4": {"tree", "dog"}, "5": {"tree", "cat"}, "6": {"tree"}}
-    pick = lambda split: [q["text"].split()[3] for q in build_questions(objects, [split], per_image=1) if q["label"] == "no"]
+    pick = lambda split: [q["text"].split()[3] for q in build_questions(objects, [split], per_image=1, rule="picture") if q["label"] == "no"]
     assert pick("popular") == ["tree", "tree", "knife", "fork", "fork", "fork"]        # tree 4, fork 3, knife 2, the rest 1
     assert pick("adversarial") == ["tree", "tree", "knife", "cat", "dog", "cat"]       # most often beside what is there; ties by name
-    assert pope._question("apple", "Is there a{n} {kind}?") == "Is there an apple?"
+    assert "Is there an apple?" == pope._question("apple", "Is there a{n} {kind}?")
 
 
 # ---- files
@@ -153,5 +186,5 @@ def test_exercise():
         words = set(re.findall(r"[a-z']+", text.lower()))
         yes, no = bool(words & {"yes", "yeah", "yep"}), bool(words & {"no", "not", "none", "nope", "isn't", "aren't"})
         return yes if yes != no else None
-    check.read_answer(read_answer)
-    with pytest.raises(AssertionError): check.read_answer(parse_pope)
+    assert check.read_answer(read_answer, keep=False)
+    assert not check.read_answer(parse_pope, keep=False)
