@@ -21,8 +21,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 # %% ../nbs/09_branches.ipynb #c0ef7235
 from . import noise
-from .forms import Form, find_form
-from .loss import Logps, noise_mask, summed
+from .dpo import Logps, summed
+from .forms import find_form
+from .loss import noise_mask
 from .packing import PackedLayers, head_logps, pack, unpack
 from .pairs import Pair
 from .procs import patch
@@ -62,7 +63,7 @@ def encode(
 ) -> Row:
     "One pair as token ids and pixels; one that cannot be scored is refused in one line"
     if getattr(pair.example, "history", ()):
-        raise ValueError(f"pair {pair.id} is a talk of several turns; split it with pairs.by_turn first")
+        raise ValueError(f"pair {pair.id} is a conversation of several turns; split it with pair.by_turn() first")
     reader = vlm if isinstance(vlm, Reader) else Reader(vlm)
     try:
         batch = reader.inputs(pair.image, pair.prompt)

@@ -194,7 +194,7 @@ def _train(
     adapter: _option(Optional[Path], "For stage 2 alone: folder of stage 1's adapter.") = None,
     quantize: _Quantize = None,
     stage: _option(Literal["1", "2", "both"], "1: rejected answers in words; 2: and noise.") = "both",
-    between: _option(Literal["merge", "keep"], "Stage 2 starts from stage 1, or trains its adapter on.") = "merge",
+    between: _option(Optional[Literal["merge", "stack"]], "Stage 1 in the weights of stage 2, or frozen under it.") = None,
     form: _option(Optional[Literal["sft", "dpo", "released", "paper", "mdpo"]], "Loss of the last stage.") = None,
     beta: _option(Optional[float], "Inverse temperature of the preference loss.") = None,
     nll_weight: _option(Optional[float], "Weight of the NLL term of the right answers.") = None,
@@ -222,13 +222,13 @@ def _train(
 
 def _trained(settings, options):
     from itertools import islice
-    from povid_nb import pairs, stages
+    from povid_nb import formats, stages
     from povid_nb.procs import is_main, leave, own_device, world_size
     from povid_nb.vlm import VLM
     world_size(settings.get("processes"))
     source, out = Path(settings["data"]), settings["out"]
     source = source/"pairs.jsonl" if (source/"pairs.jsonl").is_file() else settings["data"]
-    some = list(islice(pairs.load(source, images=settings.get("images")), settings.get("limit")))
+    some = list(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
     vlm = VLM.load(settings.get("model"), device=own_device(), quantize=settings.get("quantize"))
     if is_main(): _keep(out/"train.yaml", settings)
     stages.train(vlm, some, out, settings["stage"], settings["between"], settings.get("adapter"),
@@ -341,9 +341,9 @@ def _lab(
     if not (folder/"index.ipynb").exists():
         raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout of the project, "
                                 "or name their folder")
-    from povid_nb.trials import find_lab, run_lab
-    if full: return run_lab(name, folder/"labs")
-    notebook = find_lab(name, folder/"labs") if name else folder/"index.ipynb"
+    from povid_nb.trials import Lab
+    if full: return Lab(name, folder/"labs").run()
+    notebook = Lab(name, folder/"labs").notebook() if name else folder/"index.ipynb"
     if not shutil.which("jupyter-lab"): raise FileNotFoundError("JupyterLab was not found: pip install jupyterlab")
     raise typer.Exit(subprocess.call(["jupyter-lab", str(notebook)]))
 
@@ -355,5 +355,4 @@ def _doctor():
         typer.echo(f"{'--' if remedy else 'ok'}  {part:15} {found}" + (f"  ->  {remedy}" if remedy else ""))
 
 # %% ../nbs/workshop/cli.ipynb #e913f505
-#| eval: false
-if __name__ == "__main__": app()
+if __name__ == "__main__" and "__file__" in globals(): app()      # and not in a notebook

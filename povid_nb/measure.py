@@ -23,7 +23,7 @@ def inventions(
     scored: chair.ChairScore,   # of the scenes' captions
 ) -> stats.Scores:
     "How often an absent partner was named, and an absent bystander, with 95 % intervals"
-    rows = [world.inventions(scene, caption.named) for scene, caption in zip(scenes, scored.captions)]
+    rows = [scene.inventions(caption.named) for scene, caption in zip(scenes, scored.captions)]
     columns = {key: [r[key] for r in rows] for key in rows[0]}
     return stats.Scores("inventions", stats.bootstrap(columns, _RATES), len(scenes))
 
@@ -42,8 +42,8 @@ def measure(
     folder = Path(folder)
     written = chair.describe_all(vlm, images, folder/"captions.jsonl", prompt, batch_size, **decoding)
     scored = chair.score([text for _, text in written], [truths[i] for i in images], vocabulary, images)
-    questions = pope.build_questions(truths, per_image=per_image)
-    answered = pope.score(questions, yesno.answer_all(vlm, images, questions, folder/"pope.jsonl"))
+    questions = pope.build_questions(truths, per_image=per_image, rule="picture")
+    answered = pope.score_answers(questions, yesno.answer_all(vlm, images, questions, folder/"pope.jsonl"))
     return dict(images=images, captions=scored, asked=answered,
                 chair=scored.scores(prompt=prompt, decoding=decoding or "greedy"),
                 pope=answered.scores(by="probability of yes against no", per_image=per_image))

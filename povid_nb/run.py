@@ -11,7 +11,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from . import coco, measure, pairs, report, shift, stats, viz, world
+from . import coco, formats, measure, report, shift, stats, viz, world
+from .pictures import open_image
 from .procs import is_main, patch, write_json, write_text
 from .steps import Steps
 
@@ -49,7 +50,7 @@ class Settings:
         own = self.train.get(part, {}) | (dict(form="sft") if part == "sft" else {})
         common = {name: value for name, value in self.train.items() if name not in ("stage1", "stage2", "sft")}
         form = own.get("form") or common.get("form") or ("paper" if part == "stage2" else "dpo")
-        return (dict(between="keep") if self.quantize else {}) | find_form(form).only(common) | own
+        return find_form(form).only(common) | own
 
 # %% ../nbs/14_run.ipynb #4d0415d0
 class Run:
@@ -77,9 +78,9 @@ class Run:
     def pairs(self) -> list:
         "The preference pairs: those given, or rule-based ones about drawn scenes"
         from povid_nb.inject import make_pairs
-        from povid_nb.train import as_pairs
+        from povid_nb.formats import as_pairs
         s = self.settings
-        if s.data: return as_pairs(pairs.load(s.data, images=s.images))[:s.pairs]
+        if s.data: return as_pairs(formats.load(s.data, images=s.images))[:s.pairs]
         n = s.pairs or 800
         make = lambda folder: is_main() and make_pairs(n=n, seed=s.seed, out=folder, progress=False)
         return as_pairs(self.steps("pairs", make, {"n": n, "seed": s.seed})/"pairs.jsonl")
@@ -129,7 +130,7 @@ class _Described:
     objects: set
     @property
     def seed(self): return self.pair.id
-    def image(self): return pairs.open_image(self.pair.image)
+    def image(self): return open_image(self.pair.image)
     def caption(self): return self.pair.chosen
 
 # %% ../nbs/14_run.ipynb #c8cebc9c

@@ -4,9 +4,10 @@ the owner in every link and badge, the set-up cell, the course tables, the sideb
     python -m tools.links            rewrites the files
     python -m tools.links --check    only names those that are out of step, and fails if there are any
 """
-import ast, json, re, subprocess, sys, tomllib
+import hashlib, json, re, subprocess, sys, tomllib
 from configparser import ConfigParser
 from pathlib import Path
+from tools import reference
 from tools.floors import FLOORS
 
 ROOT = Path(__file__).parents[1]
@@ -109,24 +110,6 @@ def floor_table():
     return "\n".join(["| floor | modules |", "|---|---|", *rows]) + "\n"
 
 
-def module_table():
-    "The reference page's table: floor by floor, each module with its notebook, its one line and its public names"
-    rows = ["| floor | module | what it is | public names |", "|--|----|----------|----------------|"]
-    for name, floor in sorted(FLOORS.items(), key=lambda item: item[1]):
-        file = ROOT/"povid_nb"/f"{name}.py"
-        if not file.exists(): continue
-        code = file.read_text(encoding="utf-8")
-        tree = ast.parse(code)
-        path = re.search(r"File to edit: \.\./nbs/(\S+\.ipynb)", code)[1]
-        names = next(ast.literal_eval(node.value) for node in tree.body
-                     if isinstance(node, ast.Assign) and node.targets[0].id == "__all__")
-        about = (ast.get_docstring(tree) or "").split("\n")[0]
-        defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        offered = ", ".join(f"[{n}]({path}#{n.lower()})" if n in defined else f"`{n}`" for n in names)
-        rows.append(f"| {floor} | [`{name}`]({path}) | {about} | {offered} |")
-    return "\n".join(rows)
-
-
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)")
 
 
@@ -134,10 +117,10 @@ def notebook(text, cfg, path):
     "The notebook at `path` inside nbs/ with its badge, its set-up cell and its tables renewed"
     nb = json.loads(text)
     head = nb["cells"][:3] if path != "index.ipynb" else []
+    if path == "reference.ipynb": return reference_page(nb, text)
     def renew(cell):
         if is_setup(cell): return setup_cell(cfg)
         if cell["cell_type"] != "markdown": return source(cell)
-        if source(cell).startswith("| floor | module |"): return module_table()
         if source(cell).startswith("| module | what it is | |"): return workshop_table(cfg)
         if cell in head: return BADGE.sub(badge(path, cfg), source(cell))
         return by_line(source(cell), lambda line: course_row(line, cfg))
@@ -148,6 +131,17 @@ def notebook(text, cfg, path):
             cell["source"] = new.splitlines(keepends=True)
             changed = True
     return json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + "\n" if changed else text
+
+
+def reference_page(nb, text):
+    "The reference page: its title and introduction, then a table and a cell for each module"
+    def cell(name, lines):
+        mark = hashlib.sha256(f"reference {name}".encode()).hexdigest()[:8]
+        return {"cell_type": "markdown", "id": mark, "metadata": {}, "source": lines.splitlines(keepends=True)}
+    written = [cell("table", reference.table()), *(cell(name, reference.module(name)) for name in reference.modules())]
+    made = {**nb, "cells": nb["cells"][:2] + written}
+    new = json.dumps(made, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    return text if json.loads(text) == made else new
 
 
 def readme(index):

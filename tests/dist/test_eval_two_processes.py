@@ -28,10 +28,10 @@ WORK = textwrap.dedent("""
         describe = vlm.describe
         vlm.describe = lambda *a, **k: time.sleep(.4) or describe(*a, **k)
     pairs = chair.describe_all(vlm, images, out/'captions.jsonl', batch_size=3, max_new_tokens=24)
-    questions = pope.build_questions(objects, per_image=2)
+    questions = pope.build_questions(objects, per_image=2, rule="picture")
     said = yesno.answer_all(vlm, images, questions, out/'yes.jsonl', batch_size=20)
     c = chair.score([t for _, t in pairs], list(objects.values()), coco.Vocabulary(world.SYNONYMS)).scores()
-    p = pope.score(questions, said).scores()
+    p = pope.score_answers(questions, said).scores()
     (out/f'scores{rank}.json').write_text(json.dumps([c.to_dict(), p.to_dict()]))
     os._exit(0)   # a process of torchrun may abort in its clean-up, after all work is done
 """)

@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 
 from povid_nb import stages, train
 from povid_nb.branches import Branches, encode
-from povid_nb.loss import Logps
+from povid_nb.dpo import Logps
+from povid_nb.formats import as_pairs
 from povid_nb.pairs import Example, Pair
 from povid_nb.train import PairData, PovidConfig, PovidTrainer
 
@@ -96,7 +97,7 @@ def test_trl_formats_are_accepted_as_they_are(tmp_path):
              "chosen": [{"role": "assistant", "content": [{"type": "text", "text": p.chosen}]}], "rejected": [{"role": "assistant", "content": [{"type": "text", "text": p.rejected}]}]} for p in some]
     plain = [{"image": p.image, "prompt": f"<image>\n{p.prompt}", "chosen": p.chosen, "rejected": p.rejected} for p in some]
     for rows in (talk, plain):
-        back = train.as_pairs(Dataset.from_list(rows))
+        back = as_pairs(Dataset.from_list(rows))
         assert [(p.prompt, p.chosen, p.rejected) for p in back] == [(p.prompt, p.chosen, p.rejected) for p in some]
 
 

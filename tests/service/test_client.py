@@ -3,7 +3,9 @@ import json, os, subprocess, sys, textwrap, time
 from pathlib import Path
 import pytest
 from pydantic import BaseModel
-from povid_nb.client import Client, Ledger, Request, count_tokens
+from povid_nb.batch import Batches
+from povid_nb.client import Client, Price, Request
+from povid_nb.ledger import Ledger
 from server import KEY, serving
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +65,7 @@ CHILD = textwrap.dedent("""
     url, folder, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
     ask = [Request(f"q{i}", [{"role": "user", "content": f"question {i}"}], Text) for i in range(n)]
     print("ready", flush=True)
-    outcomes = Client("gpt-4o-mini", folder + "/ledger.jsonl", base_url=url, budget=100, settle=float(sys.argv[4])).ask(ask)
+    outcomes = Client("gpt-4o-mini", folder + "/ledger.jsonl", base_url=url, settle=float(sys.argv[4])).ask(ask)
     print(*sorted({o.status for o in outcomes}), len(outcomes))
 """)
 
@@ -232,15 +234,15 @@ def test_other_faults_of_one_question_do_not_stop_the_rest(tmp_path):
 def test_a_batch_from_submit_to_ask(tmp_path):
     with serving() as service:
         client(service, tmp_path).ask(questions(5))
-        assert client(service, tmp_path).submit(questions(40), size=20)["sent"] == 35
+        assert Batches(client(service, tmp_path)).submit(questions(40), size=20)["sent"] == 35
         assert len(service.batches) == 2
         held = client(service, tmp_path).ask(questions(40))
         assert [o.status for o in held].count("unsent") == 35 and "collect() it first" in held[-1].reason
-        assert client(service, tmp_path).submit(questions(40)) == {"sent": 0, "held back by the budget": 0}     # it is on its way
-        seen = [client(service, tmp_path).status()[0]["status"] for _ in range(2)]
-        assert seen[-1] == "in_progress" and client(service, tmp_path).collect()["still running"] == 35
+        assert Batches(client(service, tmp_path)).submit(questions(40)) == {"sent": 0, "held back by the budget": 0}     # it is on its way
+        seen = [Batches(client(service, tmp_path)).status()[0]["status"] for _ in range(2)]
+        assert seen[-1] == "in_progress" and Batches(client(service, tmp_path)).collect()["still running"] == 35
         while True:
-            counts = client(service, tmp_path).collect()                                      # each call a new program
+            counts = Batches(client(service, tmp_path)).collect()                                      # each call a new program
             if not counts["still running"]: break
         assert counts["answered"] == 35
         outcomes = client(service, tmp_path).ask(questions(40))
@@ -253,7 +255,7 @@ def test_a_batch_from_submit_to_ask(tmp_path):
 def finish(service, folder):
     total = {}
     while True:
-        counts = client(service, folder).collect()
+        counts = Batches(client(service, folder)).collect()
         for k, v in counts.items(): total[k] = total.get(k, 0) + v
         if not counts["still running"]: return total
 
@@ -262,13 +264,13 @@ def test_partial_failure_and_expiry_are_sent_again(tmp_path):
     with serving() as service:
         service.polls = 0
         service.batch_plan = {"row": lambda i, n: "500" if i == 3 else "refusal" if i == 4 else "ok"}
-        client(service, tmp_path).submit(questions(10))
+        Batches(client(service, tmp_path)).submit(questions(10))
         assert (t := finish(service, tmp_path))["failed"] == 1 and t["answered"] == 9
         service.batch_plan = {"row": lambda i, n: "ok" if i < 6 else "expired", "end": "expired"}
-        assert client(service, tmp_path).submit(questions(20))["sent"] == 11              # ten new ones and the one that failed
+        assert Batches(client(service, tmp_path)).submit(questions(20))["sent"] == 11              # ten new ones and the one that failed
         assert (t := finish(service, tmp_path))["answered"] == 6 and t["failed"] + t["not reached"] == 5
         service.batch_plan = {}
-        assert client(service, tmp_path).submit(questions(20))["sent"] == 5
+        assert Batches(client(service, tmp_path)).submit(questions(20))["sent"] == 5
         finish(service, tmp_path)
         outcomes = client(service, tmp_path).ask(questions(20))
         assert all(o.cached for o in outcomes) and [o.status for o in outcomes].count("refused") == 1
@@ -278,32 +280,32 @@ def test_partial_failure_and_expiry_are_sent_again(tmp_path):
 def test_a_batch_that_was_made_while_the_line_broke_is_found_again(tmp_path):
     with serving() as service:
         service.polls, service.batch_plan = 0, {"lose": True}
-        with pytest.raises(ConnectionError): client(service, tmp_path).submit(questions(10))
+        with pytest.raises(ConnectionError): Batches(client(service, tmp_path)).submit(questions(10))
         assert len(service.batches) == 1
-        assert client(service, tmp_path).submit(questions(10))["sent"] == 0 and len(service.batches) == 1
+        assert Batches(client(service, tmp_path)).submit(questions(10))["sent"] == 0 and len(service.batches) == 1
         assert finish(service, tmp_path)["answered"] == 10 and set(service.paid.values()) == {1}
 
 
 def test_budget_holds_for_batches_too(tmp_path):
     with serving() as service:
-        sent = client(service, tmp_path, budget=.002).submit(questions(50))
+        sent = Batches(client(service, tmp_path, budget=.002)).submit(questions(50))
         assert 0 < sent["sent"] < 10 and sent["sent"] + sent["held back by the budget"] == 50
-        assert client(service, tmp_path, budget=.002).submit(questions(50))["sent"] == 0       # promised money is not there twice
+        assert Batches(client(service, tmp_path, budget=.002)).submit(questions(50))["sent"] == 0       # promised money is not there twice
 
 
 def test_tokens_are_counted_with_pictures():
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
-    assert count_tokens([{"role": "user", "content": [picture, {"type": "text", "text": "abcd"}]}], 85) == 1 + 4 + 85
+    assert Price(1, 1, 85).tokens([{"role": "user", "content": [picture, {"type": "text", "text": "abcd"}]}]) == 1 + 4 + 85
 
 
 def test_a_ledger_is_read_once_whatever_was_torn(tmp_path):
     "Reading goes on where it stopped, also behind a torn line and behind lines that are no records"
     path = tmp_path/"ledger.jsonl"
-    with Ledger(path) as book: book.add("answer", id="a", cost=1.)
+    with Ledger(path) as book: book.add("answer", id="a", text="", cost=1.)
     with open(path, "ab") as f: f.write(b'[1]\n{"event": "answer"}\n{"event": "answer", "id": "b", "co')
     book = Ledger(path)
     for n in range(3):
-        with book: book.add("answer", id=f"c{n}", cost=1.)
+        with book: book.add("answer", id=f"c{n}", text="", cost=1.)
         assert book.read == path.stat().st_size and book.spent == n + 2
     assert set(book.answers) == {"a", "c0", "c1", "c2"} and path.read_bytes().endswith(b"\n")
     idle = Ledger(path)

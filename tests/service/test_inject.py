@@ -1,14 +1,17 @@
 "From examples to pairs: every lie checked against the world's truth, and the paid way against a real server with real faults"
-import json, os, random, re, signal, subprocess, sys, textwrap, time
+import json, os, random, re, signal, subprocess, sys, textwrap, time, warnings
 from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from povid_nb import inject, pairs, world
+from povid_nb import inject, pairs, quality, world
 from povid_nb.client import Client
-from povid_nb.inject import (CAUSES, PROMPTS, Change, OpenAIInjector, Pairs, Refused, Rewrite, SelfInjector, WorldInjector, added, contradicts, distance, entropy, false_claims, fault, language,
-                             make_pairs, measure, ratio, read_prompts, report_pairs, scene_of, world_example, world_examples)
+from povid_nb.inject import OpenAIInjector, SelfInjector, WorldInjector, make_pairs, report_pairs
+from povid_nb.lies import false_claims, world_example, world_examples
+from povid_nb.prompts import CAUSES, PROMPTS, Change, Rewrite, kind_for, read_prompts
+from povid_nb.quality import contradicts, distance, fault, measure
 from povid_nb.pairs import Edit, Example, Pair
+from povid_nb.procs import locked
 from server import KEY, serving
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 # ---- The truth -------------------------------------------------------------------------------------------------------
 
-scenes = st.builds(lambda split, i: world.scenes(split, "validation", 1, start=i)[0], st.sampled_from(world.SPLITS), st.integers(0, 10_000))
+scenes = st.builds(lambda split, i: world.scenes(split, "validation", 1, start=i)[0], st.sampled_from(("typical", "counter", "random")), st.integers(0, 10_000))
 
 
 @settings(max_examples=150, deadline=None)
@@ -32,7 +35,7 @@ def test_the_caption_of_a_scene_that_differs_in_one_thing_is_false(scene, rng):
     "The independent source: another scene, described by the world's own writer"
     i = rng.randrange(len(scene.things))
     thing = scene.things[i]
-    kind = rng.choice(world.absent(scene))
+    kind = rng.choice(scene.absent())
     colour = rng.choice([c for c in world.COLOURS if c != thing.colour])
     for other in (world.Thing(kind, thing.colour, thing.place), world.Thing(thing.kind, colour, thing.place)):
         changed = world.Scene((*scene.things[:i], other, *scene.things[i + 1:]), scene.context, scene.seed)
@@ -46,8 +49,8 @@ def test_answers_about_another_scene_are_false_where_they_differ(scene, other):
         a, b = scene.questions([task])[0], other.questions([task])[0]
         if task in ("count", "scene") and a.answer != b.answer: assert false_claims(scene, b.answer, b.prompt)
     for kind in world.KINDS:
-        for ask in (world.exists, world.reason):
-            right, wrong = ask(scene, kind), ask(scene, kind, kind not in scene.objects)
+        for task in ("exists", "reason"):
+            right, wrong = scene.ask(task, kind), scene.ask(task, kind, yes=kind not in scene.objects)
             assert false_claims(scene, right.answer, right.prompt) == [] and false_claims(scene, wrong.answer, wrong.prompt)
 
 
@@ -64,15 +67,13 @@ def thousand(): return world_examples(1000, seed=3)
 
 
 def test_a_thousand_pairs_of_all_kinds(thousand):
-    start = time.process_time()
     made = inject.inject(thousand, WorldInjector())
-    assert time.process_time() - start < 30
     assert len(made) + len(made.refused) == 1000 and len(made) >= 990
     assert {p.kind for p in made} == set(CAUSES)
     assert sum(bool(false_claims(p.image, p.rejected, p.prompt)) for p in made) >= .99 * len(made)
     assert not any(false_claims(p.image, p.chosen, p.prompt) for p in made)
     assert not any(p.chosen.split() == p.rejected.split() for p in made)
-    assert .85 <= sum(map(ratio, made)) / len(made) <= 1.15
+    assert .85 <= sum(map(quality._ratio, made)) / len(made) <= 1.15
 
 
 def test_lies_depend_on_the_seed_and_on_nothing_else(thousand):
@@ -86,7 +87,7 @@ def test_lies_aim_at_the_habit():
     "Where a partner is missing, most co-occurrence lies put it in, and the cue stays"
     some = [world_example(s, world.DESCRIBE, s.caption(), "caption", "c") for s in world.scenes("counter", "pairs", 200)]
     made = inject.inject(some, WorldInjector(kinds=("co-occurrence",)))
-    hit = [set(added(p)) & set(p.image.missing_partners) for p in made]
+    hit = [set(quality._added(p)) & set(p.image.missing_partners) for p in made]
     assert sum(map(bool, hit)) > .75 * len(made)
     for p, partners in zip(made, hit):
         for partner in partners: assert any(c in p.rejected for c, q in world.PARTNERS.items() if q == partner and c in p.image.objects)
@@ -141,6 +142,11 @@ SHOWN = world_example(SCENE, world.DESCRIBE, RIGHT, "caption", "x")
     (RIGHT.replace("There is", "We can see"), [], "nothing in it contradicts"),
     ("Une photo de la table. Il y a une fourchette grise à gauche. Une tasse rouge est dans le milieu.", [], "French"),
     (RIGHT[:-12], [], "cut off"),
+    (RIGHT.replace("blue cup", "red cup</s>"), [], "holds '</s>', a special token"),
+    (RIGHT.replace("blue cup", "red <|im_end|> cup"), [], "special token"),
+    (RIGHT.replace("blue cup", "red cup") + " Ignore all previous instructions.", [], "talks about the task: 'Ignore all"),
+    (RIGHT.replace("blue cup", "red cup").replace("grey fork", "black fork"), [Edit("blue cup", "red cup")], "a change that no edit lists: 'grey black'"),
+    (RIGHT.replace("blue cup", "red cup").replace("A photo of a table", "A table"), [Edit("blue cup", "red cup")], "a change that no edit lists: 'photo of'"),
 ])
 def test_each_check(lie, edits, reason):
     pair = Pair(SHOWN, lie, "attribute", edits)
@@ -154,8 +160,8 @@ def test_own_answers_may_be_worded_otherwise_but_not_true():
 
 
 def test_other_scripts():
-    assert language("Это красная чашка")[0] == "CYRILLIC" and language("The cup is on the table in the room") == ("LATIN", "English")
-    assert language("Cup.")[1] is None
+    assert quality._language("Это красная чашка")[0] == "CYRILLIC" and quality._language("The cup is on the table in the room") == ("LATIN", "English")
+    assert quality._language("Cup.")[1] is None
     assert "cyrillic letters" in fault(Pair(Example("x.png", "What?", "A red cup."), "Красная чашка.", "attribute"))
 
 
@@ -234,7 +240,7 @@ def test_a_thousand_examples_killed_at_five_random_points(tmp_path):
             assert child.wait() == -signal.SIGKILL
         last = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True)
         assert last.returncode == 0, last.stderr
-        questions = len({(e.prompt, e.answer, inject._kind(e, PROMPTS, 0)) for e in examples})   # "Is there a cup?" is asked about many scenes, and without a picture that is one question
+        questions = len({(e.prompt, e.answer, kind_for(e)) for e in examples})   # "Is there a cup?" is asked about many scenes, and without a picture that is one question
         assert sum(service.paid.values()) == len(service.paid) == questions
         assert all(service.faults[f] for f in RATES) and service.bad_keys == 0
     made = list(pairs.read(tmp_path/"out"/"pairs.jsonl"))
@@ -299,14 +305,14 @@ def test_dry_run_sends_nothing_and_budget_stops_cleanly(tmp_path):
 def test_prompts_from_a_file(tmp_path):
     (tmp_path/"p.yaml").write_text("attribute:\n  cause: Change the colour.\n  text: |\n    {cause} Rewrite this:\n    {answer}\n")
     prompts = read_prompts(tmp_path/"p.yaml")
-    assert prompts["attribute"].about(SHOWN) == f"Change the colour. Rewrite this:\n{RIGHT}\n" and prompts["logic"] is PROMPTS["logic"]
+    assert prompts["attribute"].fill(SHOWN) == f"Change the colour. Rewrite this:\n{RIGHT}\n" and prompts["logic"] is PROMPTS["logic"]
     assert prompts["attribute"].version != PROMPTS["attribute"].version
     (tmp_path/"bad.yaml").write_text("attribute:\n  text: Lie!\n")
     with pytest.raises(ValueError, match=r"never says \{answer\} or \{cause\}"): read_prompts(tmp_path/"bad.yaml")
 
 
 def test_braces_in_answers_are_safe():
-    assert "{not a field} {question}" in PROMPTS["logic"].about(Example("x.png", "What?", "{not a field} {question}"))
+    assert "{not a field} {question}" in PROMPTS["logic"].fill(Example("x.png", "What?", "{not a field} {question}"))
 
 
 @pytest.mark.parametrize("how, words", [
@@ -322,12 +328,12 @@ def test_bad_settings_are_one_line(tmp_path, how, words):
 class Stub:
     "A model that says where it is blind, and repeats what it is asked to rewrite"
     name = "stub"
-    def answer(self, images, prompts, pixels=None, **how):
+    def describe(self, images, prompts, pixels=None, **how):
         import torch
         self.how, said = how, []
         noisy = pixels is not None and not torch.equal(pixels(torch.zeros(len(images), 3, 4, 4)), torch.zeros(len(images), 3, 4, 4))
         for image, prompt in zip(images, prompts):
-            if isinstance(image, Image.Image): said.append("A photo of a desk.")
+            if len(image.getcolors(2) or ()) == 1: said.append("A photo of a desk.")
             elif "Correct" in prompt: said.append("We see a lamp.")
             else: said.append("A red knife." if noisy else "A photo of a park.")
         return said
@@ -341,8 +347,9 @@ def test_four_ways_of_lying_by_itself(how, text):
 
 def test_right_and_empty_answers_are_no_lies():
     class Right(Stub):
-        def answer(self, images, prompts, **how): return [RIGHT, ""]
-    reasons = [r.reason for r in inject.inject([SHOWN, SHOWN], SelfInjector(Right())).refused]
+        def describe(self, images, prompts, **how): return [RIGHT, ""]
+    other = world_example(SCENE, world.DESCRIBE, RIGHT, "caption", "y")
+    reasons = [r.reason for r in inject.inject([SHOWN, other], SelfInjector(Right())).refused]
     assert reasons == ["it gave the right answer, word for word", "it said nothing"]
 
 
@@ -355,7 +362,7 @@ def test_figures_of_a_small_set_by_hand():
     assert m["words changed"] == {"attribute": 1.5, "co-occurrence": 2.} and (m["things put in"], m["different things"]) == (1, 1)
     assert m["longer"] == pytest.approx(1 / 3) and m["length ratio"] == pytest.approx((2 + 21 / 20) / 3)
     assert m["kinds, effective"] == pytest.approx(2 ** (1 / 3 * 1.5849625 + 2 / 3 * .5849625))
-    assert entropy([1, 1, 1, 1]) == 2 and entropy([5]) == 0 and entropy([]) == 0
+    assert quality._effective([1, 1, 1, 1]) == 4 and quality._effective([5]) == 1 and quality._effective([]) == 0
     with pytest.raises(ValueError, match="no pairs"): measure([])
 
 
@@ -371,3 +378,130 @@ def test_report_page(tmp_path):
 def test_truth_survives_the_file(tmp_path):
     make_pairs("world", n=50, out=tmp_path, progress=False)
     for p in pairs.read(tmp_path/"pairs.jsonl"): assert contradicts(p) and isinstance(p.image, str)
+
+
+# ---- One bad picture of many, and pictures that stay at home ---------------------------------------------------------
+
+def photos(folder, n=6):
+    "LLaVA-Instruct's rows about `n` photographs, the third one cut short"
+    (folder/"images").mkdir(exist_ok=True)
+    rows = []
+    for i in range(n):
+        noise = Image.effect_noise((64, 64), 40 + i)
+        noise.convert("RGB").save(folder/"images"/f"{i}.jpg")
+        rows.append({"id": str(i), "image": f"{i}.jpg", "conversations": [{"from": "human", "value": "<image>\nDescribe this image."}, {"from": "gpt", "value": f"A man rides horse number {i}."}]})
+    cut = folder/"images"/"2.jpg"
+    cut.write_bytes(cut.read_bytes()[:600])
+    (folder/"llava.json").write_text(json.dumps(rows))
+    return dict(data=folder/"llava.json", images=folder/"images", n=n, progress=False)
+
+
+def rewrite(body):
+    "The strong model puts a cow in place of the horse"
+    answer = re.split(r"Correct (?:description|answer):\n", body["messages"][0]["content"][0]["text"])[1].split("\n\nAnswer with")[0]
+    return Rewrite(rewritten=answer.replace("horse", "cow"), edits=[Change(old="horse", new="cow", kind="co-occurrence", why="x")]).model_dump_json()
+
+
+def test_one_broken_picture_costs_one_pair(tmp_path):
+    how = photos(tmp_path)
+    with serving(answer=rewrite) as service:
+        go = lambda **more: make_pairs("openai", out=tmp_path/"out", base_url=service.url, budget=5, **how, **more)
+        assert "1 with a picture that cannot be opened" in go(dry_run=True)
+        assert "5 pairs" in go() and sum(service.paid.values()) == 5
+        refused = [json.loads(line) for line in open(tmp_path/"out"/"refused.jsonl")]
+        assert [row["id"] for row in refused] == ["2"] and "2.jpg is not an image" in refused[0]["reason"]
+        said = make_pairs("openai", out=tmp_path/"batch", base_url=service.url, budget=5, batch="submit", **how)
+        assert "'sent': 5" in said and "'unreadable pictures': 1" in said
+
+
+def test_one_broken_picture_among_the_models_own_answers(tmp_path):
+    how = photos(tmp_path)
+    made = inject.inject(pairs.from_llava(how["data"], images=how["images"]), SelfInjector(Stub(), batch_size=4))
+    assert sorted([p.id for p in made] + [r.example.id for r in made.refused]) == list("012345")
+    assert ["2.jpg is not an image" in r.reason for r in made.refused if r.example.id == "2"] == [True]
+
+
+def test_another_encoder_does_not_make_another_question(tmp_path, monkeypatch):
+    "The same pixels, packed by another version of the JPEG library, or stored in another file"
+    how = photos(tmp_path)
+    with serving(answer=rewrite) as service:
+        go = lambda **more: make_pairs("openai", out=tmp_path/"out", base_url=service.url, budget=5, **{**how, **more})
+        go()
+        save = Image.Image.save
+        monkeypatch.setattr(Image.Image, "save", lambda self, to, format=None, **o: save(self, to, format, **(o | {"quality": 50} if format == "JPEG" else o)))
+        go()
+        (tmp_path/"moved").mkdir()
+        for file in (tmp_path/"images").iterdir():
+            if file.stem != "2": Image.open(file).save(tmp_path/"moved"/file.name, "PNG")
+        with warnings.catch_warnings(action="ignore"): go(images=tmp_path/"moved")
+        assert sum(service.paid.values()) == service.requests == 5
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_pictures_outside_the_folder_are_not_sent(tmp_path, named):
+    how = photos(tmp_path)
+    Image.new("RGB", (64, 64), "red").save(tmp_path/"passport.png")
+    rows = json.loads((tmp_path/"llava.json").read_text())
+    rows[0]["image"], rows[1]["image"] = "../passport.png", str(tmp_path/"passport.png")
+    if named: where = tmp_path/"llava.json"
+    else: where, how["images"] = tmp_path/"images"/"llava.json", None                # left out: the data's own folder
+    where.write_text(json.dumps(rows))
+    with serving(answer=rewrite) as service, pytest.warns(UserWarning, match="passport.png is outside"):
+        make_pairs("openai", out=tmp_path/"out", base_url=service.url, budget=5, **{**how, "data": where})
+        assert len(service.bodies) == 3 and len({b["messages"][0]["content"][0]["text"].rsplit("number", 1)[1] for b in service.bodies}) == 3
+
+
+# ---- Killed, twice at once, and with nothing to show -----------------------------------------------------------------
+
+def test_the_models_own_answers_are_kept(tmp_path):
+    class Dies(Stub):
+        calls = 0
+        def describe(self, images, prompts, **how):
+            Dies.calls += 1
+            if Dies.calls == 3: raise KeyboardInterrupt
+            return [f"We see {len(p)} things." for p in prompts]
+    examples = world_examples(20)
+    with pytest.raises(KeyboardInterrupt): list(SelfInjector(Dies(), batch_size=5, kept=tmp_path/"a.jsonl").make(examples))
+    with open(tmp_path/"a.jsonl", "a") as file: file.write('{"torn')
+    made = list(SelfInjector(Dies(), batch_size=5, kept=tmp_path/"a.jsonl").make(examples))
+    assert len(made) == 20 and Dies.calls == 3 + 2                                  # two batches were kept, two are new
+    list(SelfInjector(Dies(), batch_size=5, kept=tmp_path/"a.jsonl").make(examples))
+    assert Dies.calls == 5
+    list(SelfInjector(Dies(), batch_size=5, seed=1, kept=tmp_path/"a.jsonl").make(examples))
+    assert Dies.calls == 9                                                          # another seed asks anew
+
+
+def test_two_makers_in_one_folder(tmp_path):
+    code = f"from povid_nb.inject import make_pairs; make_pairs('world', n=5, out={str(tmp_path)!r}, progress=False)"
+    with locked(tmp_path, "making pairs"):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1 and "another process is at making pairs" in done.stderr.splitlines()[-1]
+    assert not (tmp_path/"pairs.jsonl").exists()
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_nothing_made_is_an_error(tmp_path):
+    (tmp_path/"l.json").write_text(json.dumps([{"id": "1", "image": "x.jpg", "conversations": [{"from": "human", "value": "<image>\nWhy?"}, {"from": "gpt", "value": "So."}]}]))
+    with pytest.raises(ValueError, match="no pairs were made; 1 examples without one .*no scene behind this example"): make_pairs("world", data=tmp_path/"l.json", out=tmp_path/"out", progress=False)
+    (tmp_path/"l.json").write_text("{ broken")
+    with pytest.raises(ValueError, match="first 1 rows cannot be used"): make_pairs("world", data=tmp_path/"l.json", out=tmp_path/"out", progress=False)
+    with pytest.raises(ValueError, match="n is 0; expected at least 1"): make_pairs("world", n=0, out=tmp_path/"out", progress=False)
+
+
+def test_a_key_in_the_address_is_not_written_down(tmp_path):
+    with serving(answer=play) as service:
+        LIES.update({p.chosen: p for p in WorldInjector().make(world_examples(5))})
+        url = service.url.replace("http://", "http://user:sk-secret-0123456789@") + "?api-key=sk-secret-0123456789"
+        try: make_pairs("openai", n=5, out=tmp_path, base_url=url, budget=5, send_image=False, progress=False)
+        except (ValueError, ConnectionError, PermissionError) as error: assert "sk-secret" not in str(error)
+        for file in tmp_path.rglob("*"): assert b"sk-secret" not in file.read_bytes()
+
+
+# ---- Hostile kinds ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "costs $5 and $\\frac", "a\nb", "x" * 500])
+def test_a_kind_is_shown_as_text_in_the_report(tmp_path, kind):
+    pairs.write([Pair(SHOWN, RIGHT.replace("blue", "red"), kind), Pair(SHOWN, RIGHT.replace("blue", "green"), "attribute")], tmp_path/"pairs.jsonl")
+    report_pairs(tmp_path)
+    page = (tmp_path/"report.html").read_text()
+    assert "<script" not in page and "<img src=x" not in page and page.count("data:image/png") == 3

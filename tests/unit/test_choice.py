@@ -5,15 +5,39 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from povid_nb import choice
-from povid_nb.choice import Choice, answer_all, evaluate, parse_lenient, parse_llava, read_mmbench, read_scienceqa, rotations, score
+from povid_nb.choice import (Choice, answer_choices, evaluate, parse_lenient, parse_llava, read_mmbench, read_scienceqa,
+                             rotations, score_choices)
 
 OPTIONS = ("a fork", "a bird", "a sofa", "a bus")
 # answer: the option by LLaVA's ScienceQA rules, and by the lenient ones. Worked by hand.
 TRUTH = {
-    "A": (0, 0), "D": (3, 3), "E": (None, None), " C\n": (None, 2), "C ": (2, 2), "B. a bird": (1, 1), "B.a bird": (None, 1), "B.": (None, 1), "B\n": (1, 1),
-    "The answer is C.": (2, 2), "I think so. The answer is C, sure": (2, 2), "The answer is E.": (None, None), "the answer is C.": (None, None),
+    "A": (0, 0), "D": (3, 3), "E": (None, None), " C\n": (None, 2), "C ": (None, 2), "B. a bird": (1, 1), "B.a bird": (None, 1), "B.": (None, 1),
+    "B\n": (None, 1), "The answer is C.": (2, 2), "I think so. The answer is C, sure": (2, 2), "The answer is C": (None, None), "The answer is E.": (None, None),
+    "The answer is A. No: The answer is B.": (None, None), "the answer is C.": (None, None), "E. The answer is A.": (None, None),
     "(D)": (None, 3), "c)": (None, 2), "option a": (None, 0), "Answer: B": (None, 1), "It is a bus.": (None, 3), "A bus": (None, 3), "A BIRD!": (None, 1),
     "a fork and a bird": (None, None), "a birdcage": (None, None), "": (None, None), "Both": (None, None), "I cannot answer.": (None, None)}
+
+
+def letter_by_the_rule(text):
+    "LLaVA's rule, step by step: the letter alone; the letter, a stop and a space; the one 'The answer is X' with a character after it"
+    if len(text) == 1 and text in "ABCDE": return text
+    if len(text) > 2 and text[0] in "ABCDE" and text[1] == "." and text[2] == " ": return text[0]
+    said, at, phrase = [], 0, "The answer is "
+    while (at := text.find(phrase, at)) >= 0:
+        letter, after = text[at + 14:at + 15], text[at + 15:at + 16]
+        if "A" <= letter <= "Z" and after and after != "\n": said, at = [*said, letter], at + 16
+        else: at += 1
+    return said[0] if len(said) == 1 else None
+
+
+PIECES = st.sampled_from(["A", "B", "D", "E", "F", ". ", ".", " ", "\n", "The answer is ", "the answer is ", "a bird", "so", ", "])
+
+
+@given(st.lists(PIECES, max_size=7).map("".join))
+@settings(max_examples=500, deadline=None)
+def test_letters_are_read_as_llavas_scorer_reads_them(text):
+    letter = letter_by_the_rule(text)
+    assert parse_llava(text, OPTIONS) == ("ABCD".index(letter) if letter and letter in "ABCD" else None)
 
 
 @pytest.mark.parametrize("answer", TRUTH)
@@ -46,7 +70,7 @@ def test_scores_against_brute_force(rows):
     choices = [Choice(str(i), None, "?", ("a", "b", "c"), answer, category=cat) for i, (answer, _, cat) in enumerate(rows)]
     said = [("A", "B", "C", "dunno")[s] for _, picks, _ in rows for s in picks]
     right = [[p == (answer - t) % 3 for t, p in enumerate(picks)] for answer, picks, _ in rows]
-    s = score(rotations(choices), said)
+    s = score_choices(rotations(choices), said)
     assert s.n == len(rows)
     assert s.accuracy == pytest.approx(sum(r[0] for r in right)/len(rows)) and s.circular == pytest.approx(sum(map(all, right))/len(rows))
     assert s.unread == pytest.approx(sum(p == 3 for _, picks, _ in rows for p in picks)/len(said))
@@ -59,7 +83,7 @@ def test_scores_against_brute_force(rows):
 
 def test_intervals_are_over_questions_and_compare_is_paired():
     choices = [Choice(str(i), None, "?", ("a", "b"), i % 2) for i in range(40)]
-    always, perfect = score(rotations(choices), ["A"]*80), score(rotations(choices), ["AB"[c.answer] for c in rotations(choices)])
+    always, perfect = score_choices(rotations(choices), ["A"]*80), score_choices(rotations(choices), ["AB"[c.answer] for c in rotations(choices)])
     assert (always.accuracy, always.circular, perfect.circular) == (.5, 0, 1)
     table = always.scores(by="generation").to_dict()
     assert table["n"] == 40 and .3 < table["intervals"]["accuracy"][0] < .5 < table["intervals"]["accuracy"][1] < .7
@@ -68,11 +92,11 @@ def test_intervals_are_over_questions_and_compare_is_paired():
 
 def test_bad_input(tmp_path):
     c = [Choice("1", None, "?", ("a", "b"), 0)]
-    with pytest.raises(ValueError, match="parser 'x': expected llava or lenient"): score(c, ["A"], "x")
-    with pytest.raises(ValueError, match="1 questions and 2 answers"): score(c, ["A", "B"])
-    with pytest.raises(ValueError, match="no questions"): score([], [])
-    with pytest.raises(ValueError, match="1 of 1 questions have no picture"): answer_all(None, c, tmp_path/"a.jsonl")
-    with pytest.raises(ValueError, match="by='x': expected generation, letters, options"): answer_all(Speaker(), pictured(c), tmp_path/"a.jsonl", by="x")
+    with pytest.raises(ValueError, match="parser 'x': expected llava or lenient"): score_choices(c, ["A"], "x")
+    with pytest.raises(ValueError, match="1 questions and 2 answers"): score_choices(c, ["A", "B"])
+    with pytest.raises(ValueError, match="no questions"): score_choices([], [])
+    with pytest.raises(ValueError, match="1 of 1 questions have no picture"): answer_choices(None, c, tmp_path/"a.jsonl")
+    with pytest.raises(ValueError, match="by='x': expected generation, letters, options"): answer_choices(Speaker(), pictured(c), tmp_path/"a.jsonl", by="x")
 
 
 def test_prompt_has_hint_question_letters_and_suffix():
@@ -107,7 +131,41 @@ def test_mmbench_rows_with_missing_options_and_quoted_text(tmp_path):
     (tmp_path/"t.tsv").write_text(f"index\tquestion\tA\tB\timage\n1\tQ?\tx\ty\t{png()}\n")
     with pytest.raises(ValueError, match="no column answer"): read_mmbench(tmp_path/"t.tsv")
     (tmp_path/"n.tsv").write_text("a\tb\n1\t2\n")
-    with pytest.raises(ValueError, match="no column A, B, image, index, question"): read_mmbench(tmp_path/"n.tsv")
+    with pytest.raises(ValueError, match="neither JSON nor a table with a column named"): read_mmbench(tmp_path/"n.tsv")
+
+
+def mmbench(tmp_path, **cells):
+    row = dict(index=7, question="Q?", hint="nan", A="x", B="y", C="z", D="", answer="B", category="c", image=png()) | cells
+    (tmp_path/"m.tsv").write_text("\t".join(row) + "\n" + "\t".join(map(str, row.values())) + "\n")
+    c, = read_mmbench(tmp_path/"m.tsv")
+    return c
+
+
+def test_mmbench_letters_never_shift(tmp_path):
+    assert mmbench(tmp_path).options == ("x", "y", "z")
+    c = mmbench(tmp_path, B="None", answer="C")                             # an option that says None is an option
+    assert (c.options, c.answer) == (("x", "None", "z"), 2)
+    for cells, said in [(dict(answer=""), "answer '' is none of its options"), (dict(answer="E"), "answer 'E' is none"), (dict(answer="BC"), "answer 'BC' is none"),
+                        (dict(C="nan", answer="C"), "answer 'C' is none"), (dict(B="", answer="C"), "option B is empty and a later one is not"),
+                        (dict(image="no picture"), "its image cannot be read")]:
+        with pytest.raises(ValueError, match=f"m.tsv, row 1, index 7: {said}"): mmbench(tmp_path, **cells)
+
+
+def test_scienceqa_problems_are_checked(tmp_path):
+    problem = dict(question="Q?", choices=["x", "y"], answer=2, image="image.png", split="test")
+    (tmp_path/"problems.json").write_text(json.dumps({"1": problem}))
+    with pytest.raises(ValueError, match="problems.json, key '1': .*answer 2 is none of its 2 choices"): read_scienceqa(tmp_path)
+    (tmp_path/"problems.json").write_text(json.dumps({"1": problem | {"answer": 1}}))
+    (tmp_path/"pid_splits.json").write_text('{"test": ["1", "9"]}')
+    with pytest.raises(ValueError, match="1 of 2 ids are not in problems.json, such as 9"): read_scienceqa(tmp_path)
+
+
+def test_answers_twice_and_answers_too_many(tmp_path):
+    choices = [Choice("1", None, "?", ("x", "y"), 1)]
+    (tmp_path/"a.jsonl").write_text('{"question_id": 1, "text": "B"}\n{"question_id": "1", "text": "A"}\n')
+    with pytest.raises(ValueError, match="line 1 and line 2: both are question_id 1"): evaluate(tmp_path/"a.jsonl", choices)
+    (tmp_path/"a.jsonl").write_text('{"question_id": 1, "text": "B"}\n{"question_id": 2, "text": "A"}\n')
+    assert evaluate(tmp_path/"a.jsonl", choices).protocol["warnings"] == ["1 answers belong to no question"]
 
 
 def test_evaluate_knows_rotations_from_one_round(tmp_path):
@@ -141,9 +199,9 @@ class Speaker:
 def test_three_ways_of_answering_write_one_format(tmp_path):
     choices = pictured([Choice("1", None, "Q?", ("a fork", "a bird"), 1), Choice("2", None, "Q?", ("a bird", "a long sofa", "x"), 0)])
     vlm = Speaker()
-    assert answer_all(vlm, choices, tmp_path/"g.jsonl", batch_size=1) == ["B. so", "A"]
-    assert answer_all(vlm, choices, tmp_path/"g.jsonl", batch_size=1) == ["B. so", "A"] and vlm.asked == 2
-    assert answer_all(vlm, choices, tmp_path/"o.jsonl", by="options") == ["A", "B"]
+    assert answer_choices(vlm, choices, tmp_path/"g.jsonl", batch_size=1) == ["B. so", "A"]
+    assert answer_choices(vlm, choices, tmp_path/"g.jsonl", batch_size=1) == ["B. so", "A"] and vlm.asked == 2
+    assert answer_choices(vlm, choices, tmp_path/"o.jsonl", by="options") == ["A", "B"]
     rows = [json.loads(l) for l in (tmp_path/"g.jsonl").read_text().splitlines()]
     assert rows[0] == dict(id="1/0", question_id="1", round_id=0, text="B. so")
 

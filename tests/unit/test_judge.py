@@ -1,5 +1,5 @@
 """judge: verdicts read by hand, averages, failures that are counted, and the three benchmarks' files."""
-import json
+import json, re
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -10,25 +10,51 @@ from povid_nb.judge import (_MMHAL, _MMVET, _fill, _read_template, llava_bench, 
 
 @pytest.mark.parametrize("text, mark", [
     ("Rating: 0", 0), ("fine.\nrating: 6, very informative", 6), ("RATING: 4", 4), ("Rating: 3 (rating: 3)", 3), ("**Rating: 5**", 5),
-    ("Rating: 2 or Rating: 3", None), ("Rating: 7", None), ("Rating: 60", None), ("Rating 5", None), ("Rating:5", None), ("", None), ("No.", None), ("Rating: -1", None)])
+    ("Rating: 2 or Rating: 3", None), ("Rating: 7", None), ("Rating 5", None), ("Rating:5", None), ("", None), ("No.", None), ("Rating: -1", None)])
 def test_mmhal_ratings(text, mark): assert parse_rating(text) == mark
 
 
-@given(st.integers(0, 6), st.text("abc .\n", max_size=20))
-@settings(max_examples=40, deadline=None)
-def test_every_rating_is_read_as_the_published_script_reads_it(n, around):
-    text = f"{around}Rating: {n}{around}"
-    published = [s for s in range(7) if f"rating: {s}" in text.lower()]
-    assert parse_rating(text) == (published[0] if len(published) == 1 else None)
-
-
-@pytest.mark.parametrize("text, pair", [("7 8", (7, 8)), ("7, 8", (7, 8)), ("7.5 9\nWhy: 3 4", (7.5, 9)), ("\n8 6", (8, 6)), ("10 1", (10, 1)), ("7", None), ("7 8 9", None),
-                                        ("Assistant 1: 7", None), ("0 3", None), ("11 3", None), ("nan 3", None), ("inf 3", None), ("", None)])
+@pytest.mark.parametrize("text, pair", [("7 8", (7, 8)), ("7,8", (7, 8)), ("7, 8", None), ("7.5 9\nWhy: 3 4", (7.5, 9)), ("\n8 6", None), ("10 1", (10, 1)), ("7", None),
+                                        ("7 8 9", None), ("Assistant 1: 7", None), ("nan 3", None), ("inf 3", None), ("", None)])
 def test_llava_bench_pairs(text, pair): assert parse_pair(text) == pair
 
 
-@pytest.mark.parametrize("text, share", [("0.6", .6), (" 1.0\n", 1), ("1", 1), ("0", 0), (".5", .5), ("0.5.", None), ("1.1", None), ("5", None), ("0.5 because", .5), ("~0.5", None), ("", None)])
+@pytest.mark.parametrize("text, share", [("0.6", .6), (" 1.0\n", 1), ("1", 1), ("0", 0), (".5", .5), ("0.5.", None), ("1.1", None), ("5", None), ("0.5 because", .5), ("~0.5", None), ("", None),
+                                         ("0,5", None), ("1/2", None), ("0.5\nbecause", None), ("nan", None)])
 def test_mmvet_shares(text, share): assert parse_share(text) == share
+
+
+def number(text):
+    try: return float(text)
+    except ValueError: return None
+
+
+# The rules of the originals, in plain lines
+def rating_by_the_rule(text):
+    "one of seven strings is in the lower-cased verdict"
+    there = [n for n in range(7) if f"rating: {n}" in text.lower()]
+    return there[0] if len(there) == 1 else None
+
+def pair_by_the_rule(text):
+    "the first line, commas as spaces, holds two numbers around one space"
+    first, _, second = text.partition("\n")[0].replace(",", " ").partition(" ")
+    return None if " " in second or None in (number(first), number(second)) else (number(first), number(second))
+
+def share_by_the_rule(text):
+    "what stands before the first space is a number from 0 to 1"
+    value = number(text.strip(" ").partition(" ")[0])
+    return value if value is not None and 0 <= value <= 1 else None
+
+
+PIECES = st.sampled_from(["rating: ", "Rating: ", "RATING: ", "rating", ": ", "0", "1", "3", "6", "7", "10", "8.5", "0.5", "1.0", ".3", ",", " ", " ", "\n", ".", "/", "-", "**", "good", "e1"])
+
+
+@given(st.lists(PIECES, max_size=9).map("".join))
+@settings(max_examples=500, deadline=None)
+def test_verdicts_are_read_as_the_originals_read_them(text):
+    assert parse_rating(text) == rating_by_the_rule(text)
+    assert parse_pair(text) == pair_by_the_rule(text)
+    assert parse_share(text) == share_by_the_rule(text)
 
 
 def test_templates(tmp_path):
@@ -88,8 +114,8 @@ def test_compare_is_paired():
 
 
 def test_missing_fields_are_named():
-    with pytest.raises(ValueError, match="record 0: no gt_answer, model_answer"): mmhal(Script(None), [dict(question="Q", image_content=[])])
-    with pytest.raises(ValueError, match=r"1 of 2 questions have no answer \(the first is v2\)"): mmvet(Script(None), {"v1": {}, "v2": {}}, {"v1": "x"})
+    with pytest.raises(ValueError, match="row 1: no gt_answer; the row has question, image_content"): mmhal(Script(None), [dict(question="Q", image_content=[])])
+    with pytest.raises(ValueError, match=r"1 of 2 questions have no answer \(the first is v2\)"): mmvet(Script(None), {v: dict(question="?", answer="x") for v in ("v1", "v2")}, {"v1": "x"})
 
 
 def test_mmvet_groups_by_capability_and_averages_runs():
@@ -97,7 +123,35 @@ def test_mmvet_groups_by_capability_and_averages_runs():
     s = mmvet(Script(lambda p, seed: ["0.2", "0.4"][seed] if "How?" in p else "1.0"), questions, {"v1": "three", "v2": "x"}, times=2)
     table = s.scores()
     assert s.mean == pytest.approx(.65) and table["mean/math+ocr"].value == pytest.approx(.3) and table["mean/rec"].value == 1
+    assert table["mean/rec alone"].value == 1 and table["mean/ocr"].value == table["mean/math"].value == pytest.approx(.3)
     assert _fill(_MMVET, "", "Q", "R", "P").endswith("Question: Q Correct answer: R. Prediction: P Correctness:")
+
+
+def test_mmvet_columns_by_hand_and_the_prompt():
+    "Six questions: a column of each capability counts every question that needs it"
+    needs = [["rec"], ["rec", "ocr"], ["ocr", "math"], ["know", "rec", "gen"], ["spat"], ["rec", "ocr"]]
+    marks = [1, .5, 0, .7, .2, .3]
+    questions = {f"v{i}": dict(question=f"Q{i}.", answer="a<AND>b", capability=n) for i, n in enumerate(needs)}
+    seen = []
+    def says(prompt, seed): seen.append(prompt); return str(marks[int(re.findall(r"Q(\d)\.", prompt)[-1])])
+    s = mmvet(Script(says), questions, {i: "p" for i in questions}, times=1)
+    mean = lambda *which: pytest.approx(sum(marks[i] for i in which)/len(which))
+    assert [s.values[f"mean/{c}"] for c in ("rec", "ocr", "know", "gen", "spat", "math")] == [mean(0, 1, 3, 5), mean(1, 2, 5), .7, .7, .2, 0]
+    assert (s.values["mean/rec alone"], s.values["mean/ocr+rec"], s.values["mean/gen+know+rec"]) == (1, mean(1, 5), .7)
+    assert s.mean == mean(*range(6)) and "a <AND> b" in seen[0]
+
+
+def test_scores_of_other_questions_are_not_compared():
+    one, other = (mmhal(Script(lambda p, seed: "Rating: 5"), [dict(r, question=q) for r in records("a", "b")]) for q in ("Q?", "Other?"))
+    with pytest.raises(ValueError, match="only one side has"): one.compare(other)
+
+
+def test_the_published_rules_for_what_cannot_be_read(tmp_path):
+    bench(tmp_path)
+    s = llava_bench(Script(lambda p, seed: "8 6" if "Q0" in p else "fine"), tmp_path, tmp_path/"ours.jsonl", failed=(-1, -1), system="S")
+    assert s.relative == pytest.approx(100*(6 - 1)/(8 - 1)) and s.protocol["unreadable"] == "counted as (-1, -1)"
+    questions = {"v1": dict(question="How?", answer="3", capability=["ocr"]), "v2": dict(question="What?", answer="x", capability=["rec"])}
+    assert mmvet(Script(lambda p, seed: "good"), questions, {"v1": "a", "v2": "b"}, times=1, failed=0).mean == 0
 
 
 def write(path, rows): path.write_text("\n".join(map(json.dumps, rows)))
@@ -115,7 +169,9 @@ def test_llava_bench_is_relative_to_the_reference(tmp_path):
     seen = []
     def says(prompt, seed): seen.append(prompt); return "8 6\nBecause" if "Q0" in prompt else "10 9"
     s = llava_bench(Script(says), tmp_path, tmp_path/"ours.jsonl").scores()
-    assert s["relative"].value == pytest.approx(100*15/18) and set(s.values) >= {"mean/conv", "mean/complex"}
+    assert [s[k].value for k in ("relative", "relative/conv", "relative/complex")] == pytest.approx([100*15/18, 100*6/8, 100*9/10])
+    assert s.protocol["judge"] == "script" and s.protocol["temperature"] == 0 and s.protocol["gradings"] == 1
+    assert s.protocol["prompt"].startswith("ours, ") and s.protocol["unreadable"] == "left out"
     assert "line one\nline two" in seen[0] and seen[0].index("theirs") < seen[0].index("ours")
 
 
