@@ -231,7 +231,7 @@ def _trained(settings, options):
     some = list(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
     vlm = VLM.load(settings.get("model"), device=own_device(), quantize=settings.get("quantize"))
     if is_main(): _keep(out/"train.yaml", settings)
-    stages.train(vlm, some, out, settings["stage"], settings["between"], settings.get("adapter"),
+    stages.train(vlm, some, out, settings["stage"], settings.get("between"), settings.get("adapter"),
                 seed=settings["seed"], **options)
     if world_size() > 1: leave()
     return out/"adapter"
