@@ -67,6 +67,7 @@ FLOORS = {
     "trials": 9,
     "check": 9,
     "checks_course": 10,
+    "checks_measure": 10,
     "doctor": 9,
     "cli": 10,
 }
