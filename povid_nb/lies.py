@@ -96,7 +96,7 @@ def world_examples(
     splits: tuple = ("typical", "counter"),
     part: str = "pairs",
 ) -> list[Example]:
-    "`n` examples, each about a scene of its own"
+    "Examples about the built-in world, `n` of them, each about a scene of its own"
     rng, made = random.Random(f"examples/{seed}"), []
     for i in range(n):
         scene = world.scenes(rng.choice(splits), part, 1, start=seed * 1_000_000 + i)[0]
@@ -126,10 +126,10 @@ def _absent(scene, rng):
     "What is absent but would be expected: (kind, why), the absent partner of something first"
     cues = [t.kind for t in scene.things if t.kind in world.PARTNERS and world.PARTNERS[t.kind] not in scene.objects]
     if cues and rng.random() < .8: return world.PARTNERS[cue := rng.choice(cues)], f"often seen with a {cue}"
-    likely = scene.absent(nearby=True)
+    likely = [k for k in world.KINDS if world.HOME[k] == scene.context and k not in scene.objects]
     on = "on" if scene.context in ("table", "desk") else "in"
     if likely: return rng.choice(likely), f"often seen {on} a {scene.context}"
-    return rng.choice(scene.absent()), "could be there"
+    return rng.choice(world.absent(scene)), "could be there"
 
 def _usual(kind): return f"{world.TRAITS[kind][0]} {kind}"
 
