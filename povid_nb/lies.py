@@ -126,10 +126,10 @@ def _absent(scene, rng):
     "What is absent but would be expected: (kind, why), the absent partner of something first"
     cues = [t.kind for t in scene.things if t.kind in world.PARTNERS and world.PARTNERS[t.kind] not in scene.objects]
     if cues and rng.random() < .8: return world.PARTNERS[cue := rng.choice(cues)], f"often seen with a {cue}"
-    likely = [k for k in world.KINDS if world.HOME[k] == scene.context and k not in scene.objects]
+    likely = scene.absent(nearby=True)
     on = "on" if scene.context in ("table", "desk") else "in"
     if likely: return rng.choice(likely), f"often seen {on} a {scene.context}"
-    return rng.choice(world.absent(scene)), "could be there"
+    return rng.choice(scene.absent()), "could be there"
 
 def _usual(kind): return f"{world.TRAITS[kind][0]} {kind}"
 
