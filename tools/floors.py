@@ -16,7 +16,9 @@ FLOORS = {
     "viz": 1,
     "quiz": 1,
     "noise": 1,
+    "dpo": 1,
     "loss": 1,
+    "neighbours": 1,
     "forms": 1,
     # 2: the drawn world, what is counted, and what is paid for
     "world": 2,
@@ -67,6 +69,7 @@ FLOORS = {
     "trials": 9,
     "check": 9,
     "checks_course": 10,
+    "checks_learn": 10,
     "doctor": 9,
     "cli": 10,
 }
