@@ -13,6 +13,7 @@ FLOORS = {
     "answers": 1,
     "stats": 1,
     "viz": 1,
+    "noise_pixels": 1,
     "noise": 1,
     "loss": 1,
     "forms": 1,
@@ -65,6 +66,7 @@ FLOORS = {
     "trials": 9,
     "check": 9,
     "checks_course": 10,
+    "checks_noise": 10,
     "doctor": 9,
     "cli": 10,
 }
