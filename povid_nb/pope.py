@@ -58,6 +58,7 @@ def build_questions(
         if value not in known: raise ValueError(f"{name} {value!r}: expected {', '.join(known)}")
     listed = {i: list(dict.fromkeys(k)) if isinstance(k, (list, tuple)) else sorted(k) for i, k in objects.items()}
     if rule == "original": listed = {i: there for i, there in listed.items() if len(there) >= per_image}
+    if not listed: raise ValueError(f"none of {len(objects)} pictures has {per_image} kinds of things to ask about")
     (frequent, beside), rows = _together(listed), []
     for split in splits:
         rng, number = random.Random(f"{seed}/{split}"), 0

@@ -11,9 +11,11 @@ FLOORS = {
     # 1: no model is known here
     "pictures": 1,
     "answers": 1,
+    "read": 1,
     "stats": 1,
     "viz": 1,
     "noise_pixels": 1,
+    "quiz": 1,
     "noise": 1,
     "loss": 1,
     "forms": 1,

