@@ -17,7 +17,9 @@ FLOORS = {
     "noise_pixels": 1,
     "quiz": 1,
     "noise": 1,
+    "dpo": 1,
     "loss": 1,
+    "neighbours": 1,
     "forms": 1,
     # 2: the drawn world, what is counted, and what is paid for
     "world": 2,
@@ -69,6 +71,7 @@ FLOORS = {
     "check": 9,
     "checks_course": 10,
     "checks_noise": 10,
+    "checks_learn": 10,
     "doctor": 9,
     "cli": 10,
 }
