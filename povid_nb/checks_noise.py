@@ -72,9 +72,9 @@ def _wrap(fn):
     _expect("the type of the result", str(came.dtype), "uint8")
     _expect("the shape of the result", came.shape, x.shape)
     assert came[3] != 255 or came[4] != 0, "values out of range are clamped here; let 256 become 0 and -1 become 255"
+    assert came[1] != 0, "8 bits hold 256 values, 0 to 255: 255 must stay 255, only 256 becomes 0"
     assert came[2] != 128, "0.5 * 255 = 127.5: drop the decimals, do not round"
     assert came[4] != 230, "-25.5 without its decimals is -25 (np.trunc); rounding down makes -26 of it"
-    assert came[1] != 0, "8 bits hold 256 values, 0 to 255: 255 must stay 255, only 256 becomes 0"
     for value, number, expected in zip(x, came, cases.values()): _expect(f"value {value:.3f}", int(number), expected)
     _expect("a picture keeps its shape", fn(np.full((2, 4, 3), 1.5, np.float32)).shape, (2, 4, 3))
 
