@@ -132,18 +132,3 @@ def _images_needed(fn):
         came = fn(rate, half)
         assert came != n - 1, f"round up: {n - 1} images are one too few for a rate of {rate} and {half} on each side"
         _expect(f"a rate of {rate}, {half} on each side", came, n, 0)
-
-# %% ../nbs/workshop/checks_course.ipynb #012d79a6
-@_exercise
-def _wait(fn):
-    "How long to wait before trying again"
-    cases = {(0, None): (.25, .5), (1, None): (.5, 1), (3, None): (2, 4), (9, None): (4, 8), (0, "3"): (3, 3),
-             (5, "0.2"): (.2, .2), (2, "soon"): (1, 2), (1, "900"): (60, 60)}
-    for (attempt, header), (low, high) in cases.items():
-        came, case = [fn(attempt, header) for _ in range(200)], f"attempt {attempt}, header {header!r}"
-        assert all(isinstance(s, (int, float)) for s in came), (
-            f"Case: {case}. Expected seconds, your function returned {came[0]!r}.")
-        assert low - 1e-9 <= min(came) and max(came) <= high + 1e-9, (
-            f"Case: {case}. Expected {low} to {high} seconds, got {min(came):.3f} to {max(came):.3f}.")
-        assert low == high or len({round(s, 6) for s in came}) > 50, (
-            f"Case: {case}. Always {came[0]:.3f} seconds: what failed together would come back together.")
