@@ -46,20 +46,6 @@ def _answer_logps(fn):
 
 # %% ../nbs/workshop/checks_course.ipynb #9123a77a
 @_exercise
-def _step_for_ratio(fn):
-    "The first noise step at or below a signal-to-noise ratio"
-    from povid_nb.noise import snr
-    r = snr()
-    cases = [(r[k], k, f"it is the ratio of step {k} itself") for k in (0, 1, 250, 500, 999)]
-    cases += [((r[500] + r[501]) / 2, 501, "it lies between those of steps 500 and 501, and 500 is still above it"),
-              (1e9, 0, "even step 0 is below it")]
-    for ratio, k, why in cases: _expect(f"ratio {ratio:.6g}: {why}", fn(ratio), k)
-    try: came = fn(r[999] / 2)
-    except ValueError: return
-    raise AssertionError(f"Case: ratio {r[999] / 2:.4g}, and even step 999 is above it. "
-                         f"Expected a ValueError, your function returned {came!r}.")
-
-@_exercise
 def _half_step(fn):
     "The noise step at which half of a probability is gone"
     cases = [([0, 100, 200, 300], [.8, .7, .3, .1], 200, "0.3 is the first at or below 0.4"),
