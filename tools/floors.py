@@ -14,6 +14,8 @@ FLOORS = {
     "stats": 1,
     "viz": 1,
     "quiz": 1,
+    "diagram": 2,
+    "dial": 7,
     "noise": 1,
     "loss": 1,
     "forms": 1,
