@@ -21,7 +21,8 @@ from torch.nn.utils.rnn import pad_sequence
 # %% ../nbs/09_branches.ipynb #c0ef7235
 from . import noise
 from .forms import Form, find_form
-from .loss import Logps, noise_mask, summed
+from .dpo import Logps, summed
+from .loss import noise_mask
 from .packing import PackedLayers, head_logps, pack, unpack
 from .pairs import Pair
 from .procs import patch

@@ -105,22 +105,6 @@ def _effective(fn):
              (1, 1, 2): 2 ** 1.5, (): 0, (0, 0): 0}
     for counts, expected in cases.items(): _expect(f"counts {list(counts)}", fn(list(counts)), expected)
 
-@_exercise
-def _best_policy(fn):
-    "The best policy for given rewards, in closed form"
-    import torch
-    base = torch.tensor([.2, .5, .3]).log()
-    expected = torch.tensor([.2 * 7.3890561, .5 * 1.4918247, .3 * .3678794])
-    cases = [("equal rewards leave the reference", torch.zeros(3), .1, base.exp()),
-             ("rewards 1, .2, -.5 and beta .5", torch.tensor([1., .2, -.5]), .5, expected / expected.sum()),
-             ("a large reward takes everything, without overflow", torch.tensor([0., 100., 0.]), .1, torch.eye(3)[1])]
-    for case, rewards, beta, expected in cases:
-        came = fn(base, rewards, beta)
-        probs = came if came is None else came.exp()
-        _expect(f"{case}; probabilities sum to", probs if probs is None else float(probs.sum()), 1., 1e-4)
-        assert torch.allclose(probs, expected, atol=1e-4), (
-            f"Case: {case}. Expected {expected.tolist()}, your probabilities are {probs.tolist()}.")
-
 # %% ../nbs/workshop/checks_course.ipynb #691cd406
 @_exercise
 def _lineage(fn):

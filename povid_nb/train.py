@@ -25,7 +25,8 @@ from .branches import Branches, Reader, answer_logps, encode, noisy_pixels
 from .cache import Cache
 from .formats import as_pairs
 from .forms import find_form
-from .loss import nll_loss, preference_loss
+from .dpo import preference_loss
+from .loss import nll_loss
 from .pictures import open_image
 from .procs import is_main, patch, rank, stopping, world_size
 from .vlm import VLM

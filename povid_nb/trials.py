@@ -10,6 +10,7 @@ import json, os, re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 import numpy as np
 from tqdm import tqdm
 from . import chair, measure, viz, world
@@ -19,8 +20,7 @@ from .steps import Steps
 
 # %% ../nbs/workshop/trials.ipynb #9b6cf06a
 def world_pairs(
-    n: int = 800,
-    seed: int = 0,
+    n: int = 800, seed: int = 0,
     kinds: Sequence[str] | None = None,      # of lies; None: all
     placement: str = "substitute",           # or "insert", for a sentence of its own
     habit: world.Habit = world.Habit(),        # of the writer of the right descriptions
@@ -36,12 +36,8 @@ def world_pairs(
     made = injector.make(map(rewritten, world_examples(n, seed, **examples)))
     return [p for p in made if not isinstance(p, Refused)]
 
-def own_pairs(
-    vlm,
-    made: Sequence,        # pairs
-    batch_size: int = 64,
-) -> list:
-    "The same right answers, but the rejected descriptions are the model's own"
+def own_pairs(vlm: Any, made: Sequence, batch_size: int = 64) -> list:
+    "The same pairs, but the rejected descriptions are the model's own"
     from povid_nb.pairs import Pair
     described = [p for p in made if p.task == "caption"]
     said = vlm.describe([p.image for p in described], world.DESCRIBE, batch_size=batch_size)
@@ -111,12 +107,10 @@ def _resampled(runs, draws):
 
 # %% ../nbs/workshop/trials.ipynb #1865bc23
 def compete(
-    folder: str | Path,           # where everything is kept; a stopped run goes on from here
-    contestants: Mapping,         # {name: (pairs of a seed as a function, options of `stages.train` or None)}
-    seeds: Sequence[int] = (0, 1, 2),
-    model: str | None = None,     # None: the built-in model
-    part: str = "test",
-    n: int = 300,                 # scenes of each split
+    folder: str | Path,     # where everything is kept; a stopped run goes on from here
+    contestants: Mapping,   # {name: (pairs of a seed as a function, options of `stages.train` or None)}
+    seeds: Sequence[int] = (0, 1, 2), model: str | None = None, part: str = "test",
+    n: int = 300,           # scenes of each split
 ) -> dict:
     "Train and test every contestant with every seed; returns means, differences and each seed's scores"
     steps, found = Steps(folder), {}
@@ -136,9 +130,7 @@ def choose(
     folder: str | Path,
     contestants: Mapping,            # as in `compete`
     tries: Sequence[dict],           # further options, the same for all
-    model: str | None = None,
-    n: int = 200,
-    split: str = "counter",
+    model: str | None = None, n: int = 200, split: str = "counter",
     loss: float = .04,               # how much recall a try may cost
 ) -> tuple[dict, dict]:
     "The best try of each contestant on validation scenes: ({name: (pairs, options)}, {name: scores of each try})"
@@ -154,35 +146,26 @@ def choose(
         chosen[name] = (pairs, options | tries[best(found, least)])
     return chosen, scores
 
-def best(
-    scores: Sequence[Mapping],   # {"chair_s": rate, "recall": rate} of each try
-    least: float,                # the lowest recall that is allowed
-) -> int:
-    "The number of the try that hallucinates least with enough recall; where none has enough, that with the most"
+def best(scores: Sequence[Mapping], least: float) -> int:
+    "The number of the score with the lowest `chair_s` at a recall of at least `least`; if none, with the most recall"
     order = lambda s: (0, s["chair_s"]) if s["recall"] >= least else (1, -s["recall"])
     return min(range(len(scores)), key=lambda i: order(scores[i]))
 
 # %% ../nbs/workshop/trials.ipynb #086ba97c
 _NAMES = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "recall": "recall", "words": "words", "pope": "POPE"}
 
-def table(
-    result: Mapping,                                       # from `compete`
-    splits: Sequence[str] = ("typical", "counter"),
-    measures: Sequence[str] = tuple(_NAMES),
-) -> str:
-    "Markdown: a row for each contestant, in percent (words as they are)"
+def table(result: Mapping, splits: Sequence[str] = ("typical", "counter")) -> str:
+    "What `compete` found, as Markdown: a row for each contestant, in percent (words as they are)"
     def cell(m, v): return f"{v[0]:.1f}" if m == "words" else "{:.1f} ({:.1f}-{:.1f})".format(*(100 * x for x in v))
-    head = ["", *(_NAMES[m] + f", {split}" * (len(splits) > 1) for m in measures for split in splits)]
-    cells = lambda values: [cell(m, values[split][m]) for m in measures for split in splits]
+    head = ["", *(name + f", {split}" * (len(splits) > 1) for name in _NAMES.values() for split in splits)]
+    cells = lambda values: [cell(m, values[split][m]) for m in _NAMES for split in splits]
     rows = [[who, *cells(values)] for who, values in result["means"].items()]
     return "\n".join("| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *rows))
 
 def plot(
-    result: Mapping,                  # from `compete`
-    split: str = "counter",
-    ax=None,                          # matplotlib axes; None: new ones
-    title: str | None = None,
-):
+    result: Mapping, split: str = "counter",     # from `compete`
+    ax: Any = None, title: str | None = None,    # matplotlib axes; None: new ones
+) -> Any:
     "Draw hallucination against recall, a point with intervals for each contestant; returns the axes"
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(7, 4.4), layout="constrained")[1]
@@ -204,11 +187,7 @@ def plot(
 # %% ../nbs/workshop/trials.ipynb #395e4a5c
 class Lab:
     "One lab: its size, its folder, its saved result, its notebook"
-    def __init__(
-        self,
-        name: str,                         # of the notebook and of the saved result
-        folder: str | Path = "nbs/labs",   # where the notebooks are
-    ):
+    def __init__(self, name: str, folder: str | Path = "nbs/labs"):   # where the notebooks are
         self.name, self.labs = name, Path(folder)
         self.full = bool(os.environ.get("POVID_FULL"))
         self.folder = Path(f"../../runs/labs/{name}" + "-small" * (not self.full))

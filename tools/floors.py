@@ -11,13 +11,16 @@ FLOORS = {
     # 1: no model is known here
     "pictures": 1,
     "answers": 1,
+    "read": 1,
     "stats": 1,
     "viz": 1,
     "quiz": 1,
     "diagram": 2,
     "dial": 7,
     "noise": 1,
+    "dpo": 1,
     "loss": 1,
+    "neighbours": 1,
     "forms": 1,
     # 2: the drawn world, what is counted, and what is paid for
     "world": 2,
@@ -68,6 +71,7 @@ FLOORS = {
     "trials": 9,
     "check": 9,
     "checks_course": 10,
+    "checks_learn": 10,
     "doctor": 9,
     "cli": 10,
 }

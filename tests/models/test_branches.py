@@ -14,7 +14,8 @@ from PIL import Image
 from povid_nb import branches, forms, noise, packing, vcd
 from povid_nb.branches import Branches
 from povid_nb.cache import Cache, fingerprint
-from povid_nb.loss import dpo_loss, povid_loss
+from povid_nb.dpo import dpo_loss
+from povid_nb.loss import povid_loss
 from povid_nb.pairs import Example, Pair
 
 import tiny_models

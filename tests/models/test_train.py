@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from povid_nb import stages, train
-from povid_nb.loss import Logps
+from povid_nb.dpo import Logps
 from povid_nb.pairs import Example, Pair
 from povid_nb.train import PairData, PovidConfig, PovidTrainer
 
