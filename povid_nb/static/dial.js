@@ -20,7 +20,7 @@ export function cut(text, marks) {
 export function summary(frame, word) {
   const wrong = frame.marks.filter(mark => mark[2] === 'wrong').map(mark => frame.text.slice(mark[0], mark[1]));
   const said = wrong.length ? `not in the picture: ${[...new Set(wrong)].join(', ')}` : 'names only what is there';
-  return `Adapter at ${frame.scale}: ${said}. The word ${word} has ${percent(frame.prob)}.`;
+  return `Adapter at ${frame.scale}: ${said}. P(${word}) = ${percent(frame.prob)}.`;
 }
 
 function tag(name, props = {}, ...children) {

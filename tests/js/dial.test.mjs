@@ -15,7 +15,7 @@ test('a text is cut at its marks and nothing is lost', () => {
 test('the summary names what is not there, once', () => {
   const frame = {scale: 0.5, text: 'a knife and a knife', marks: [[2, 7, 'wrong'], [14, 19, 'wrong']], prob: 0.061};
   assert.equal(summary(frame, 'knife'),
-    'Adapter at 0.5: not in the picture: knife. The word knife has 6.1%.');
+    'Adapter at 0.5: not in the picture: knife. P(knife) = 6.1%.');
   assert.match(summary({...frame, marks: []}, 'knife'), /names only what is there/);
 });
 
