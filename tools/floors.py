@@ -16,6 +16,8 @@ FLOORS = {
     "viz": 1,
     "noise_pixels": 1,
     "quiz": 1,
+    "diagram": 2,
+    "dial": 7,
     "noise": 1,
     "dpo": 1,
     "loss": 1,
