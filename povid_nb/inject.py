@@ -212,7 +212,7 @@ def make_pairs(
     price: tuple | None = None,        # (input, output) in dollars per million tokens
     prompts: str | Path | None = None, # a file of prompts
     send_image: bool = True,
-    settle: float | None = None,
+    settle: float = 20,
     batch: str | None = None,          # submit, status or collect
     dry_run: bool = False,             # only estimate the cost
     progress: bool = True,
