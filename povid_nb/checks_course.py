@@ -66,20 +66,6 @@ def _read_answer(fn):
 
 # %% ../nbs/workshop/checks_course.ipynb #9123a77a
 @_exercise
-def _step_for_ratio(fn):
-    "The first noise step at or below a signal-to-noise ratio"
-    from povid_nb.noise import snr
-    r = snr()
-    cases = [(r[k], k, f"it is the ratio of step {k} itself") for k in (0, 1, 250, 500, 999)]
-    cases += [((r[500] + r[501]) / 2, 501, "it lies between those of steps 500 and 501, and 500 is still above it"),
-              (1e9, 0, "even step 0 is below it")]
-    for ratio, k, why in cases: _expect(f"ratio {ratio:.6g}: {why}", fn(ratio), k)
-    try: came = fn(r[999] / 2)
-    except ValueError: return
-    raise AssertionError(f"Case: ratio {r[999] / 2:.4g}, and even step 999 is above it. "
-                         f"Expected a ValueError, your function returned {came!r}.")
-
-@_exercise
 def _half_step(fn):
     "The noise step at which half of a probability is gone"
     cases = [([0, 100, 200, 300], [.8, .7, .3, .1], 200, "0.3 is the first at or below 0.4"),
@@ -146,18 +132,3 @@ def _images_needed(fn):
         came = fn(rate, half)
         assert came != n - 1, f"round up: {n - 1} images are one too few for a rate of {rate} and {half} on each side"
         _expect(f"a rate of {rate}, {half} on each side", came, n, 0)
-
-# %% ../nbs/workshop/checks_course.ipynb #012d79a6
-@_exercise
-def _wait(fn):
-    "How long to wait before trying again"
-    cases = {(0, None): (.25, .5), (1, None): (.5, 1), (3, None): (2, 4), (9, None): (4, 8), (0, "3"): (3, 3),
-             (5, "0.2"): (.2, .2), (2, "soon"): (1, 2), (1, "900"): (60, 60)}
-    for (attempt, header), (low, high) in cases.items():
-        came, case = [fn(attempt, header) for _ in range(200)], f"attempt {attempt}, header {header!r}"
-        assert all(isinstance(s, (int, float)) for s in came), (
-            f"Case: {case}. Expected seconds, your function returned {came[0]!r}.")
-        assert low - 1e-9 <= min(came) and max(came) <= high + 1e-9, (
-            f"Case: {case}. Expected {low} to {high} seconds, got {min(came):.3f} to {max(came):.3f}.")
-        assert low == high or len({round(s, 6) for s in came}) > 50, (
-            f"Case: {case}. Always {came[0]:.3f} seconds: what failed together would come back together.")
