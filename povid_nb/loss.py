@@ -13,7 +13,7 @@ from .dpo import Logps, Loss, _rewards, preference_loss, ratios
 def noise_tokens(
     noisy_logits: torch.Tensor,  # [pairs, positions, vocabulary]: the policy reads y_w under x^k
 ) -> torch.Tensor:
-    "y_n: at each position of y_w, what the policy would say under the noisy image"
+    "The tokens y_n: at each position of y_w, what the policy would say under the noisy image"
     return noisy_logits.argmax(-1)
 
 # %% ../nbs/07_povid.ipynb #c6e4efdc
