@@ -50,7 +50,7 @@ class Settings:
         own = self.train.get(part, {}) | (dict(form="sft") if part == "sft" else {})
         common = {name: value for name, value in self.train.items() if name not in ("stage1", "stage2", "sft")}
         form = own.get("form") or common.get("form") or ("paper" if part == "stage2" else "dpo")
-        return (dict(between="keep") if self.quantize else {}) | find_form(form).only(common) | own
+        return find_form(form).only(common) | own
 
 # %% ../nbs/14_run.ipynb #4d0415d0
 class Run:

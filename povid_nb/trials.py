@@ -66,7 +66,8 @@ def _scores(table): return {name: float(of(_sums(table))) for name, of in _MEASU
 def _trial(steps, name, seed, pairs, options, model=None, part="test", n=300):
     "One contestant with one seed: {split: counts}; done once, in the folder `name/seed`"
     from povid_nb.stages import train
-    from povid_nb.train import as_pairs, pairs_digest
+    from povid_nb.formats import as_pairs
+    from povid_nb.train import pairs_digest
     from povid_nb.vlm import VLM
     def make(folder):
         vlm = VLM.load(model)
