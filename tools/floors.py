@@ -73,6 +73,7 @@ FLOORS = {
     "check": 9,
     "checks_course": 10,
     "checks_start": 10,
+    "checks_measure": 10,
     "checks_noise": 10,
     "checks_learn": 10,
     "doctor": 9,
