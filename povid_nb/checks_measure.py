@@ -130,11 +130,12 @@ def _habit_strength(fn):
     from povid_nb.world import Scene, scenes
     fork, both = Scene.of(("grey", "fork", 0)), Scene.of(("grey", "fork", 0), ("grey", "knife", 1))
     knife = Scene.of(("grey", "knife", 0))
-    came = fn([fork, both, both, knife], "fork", "knife")
-    assert not _near(came, 2/4), "divide by the scenes that hold the cue, not by all scenes"
-    assert not _near(came, 3/3), "count the partner only in scenes that also hold the cue"
+    came = fn([fork, both, both, knife, knife], "fork", "knife")
+    assert not _near(came, 2/5), "divide by the scenes that hold the cue, not by all scenes"
+    assert not _near(came, 4/3), "count the partner only in scenes that also hold the cue"
+    assert not _near(came, 2/4), "this is the share of scenes with the partner that hold the cue: turn it round"
     assert not _near(came, 2), "this is a count, expected a share"
-    _expect("three scenes with a fork, two of them with a knife, and one with a knife alone", came, 2/3)
+    _expect("three scenes with a fork, two of them with a knife, and two with a knife alone", came, 2/3)
     _expect("no scene holds the cue", fn([knife], "fork", "knife"), None)
     typical = scenes("typical", "train", 200)
     seen = [s for s in typical if "dog" in s.objects]
@@ -143,10 +144,10 @@ def _habit_strength(fn):
 @_exercise
 def _named_share(fn):
     "The share of absent objects that captions name"
-    came = fn([{"fork", "knife"}, {"cup"}, {"dog"}, {"car", "sign"}], [["knife", "spoon"], ["spoon"], [], ["stoplight"]])
-    assert not _near(came, 1/3), "this is the mean over pictures; sum over all absent objects, then divide"
+    came = fn([{"fork", "knife"}, {"cup"}, {"dog", "bird"}, {"car", "sign"}], [["knife", "spoon"], ["spoon"], [], ["stoplight"]])
+    assert not _near(came, 1/6), "this is the mean over pictures; sum over all absent objects, then divide"
     assert not _near(came, (1/2 + 0 + 0 + 0) / 4), "a picture without absent objects adds nothing: sum, then divide"
-    assert not _near(came, 1/6), "divide by the absent objects, not by the objects that are named"
+    assert not _near(came, 1/7), "divide by the absent objects, not by the objects that are named"
     assert not _near(came, 3/4), "this is the share that is not named"
     _expect("four absent objects, one of them named", came, 1/4)
     _expect("what is named and not listed as absent does not count", fn([{"dog"}], [["ball"]]), 0)

@@ -182,9 +182,11 @@ def _rows(step, total, size, seed, purpose):
 @torch.no_grad()
 def _features_of(model, pixels, eye):
     "The tower's output, as the projector gets it"
-    see = lambda some: model.model.vision_tower(_normalise(some, eye), output_hidden_states=True).hidden_states[-2]
-    with torch.autocast("cpu", torch.bfloat16):
-        return torch.cat([see(some)[:, 1:].bfloat16() for some in pixels.split(256)])
+    tower = model.model.vision_tower
+    seen = lambda some: _normalise(some, eye).to(tower.device, tower.dtype)
+    see = lambda some: tower(seen(some), output_hidden_states=True).hidden_states[-2]
+    with torch.autocast("cpu", torch.bfloat16, enabled=tower.dtype == torch.float32):
+        return torch.cat([see(some)[:, 1:].bfloat16().cpu() for some in pixels.split(256)])
 
 # %% ../nbs/workshop/pretrain.ipynb #b7a2423e
 _BEFORE = "<s>USER: "        # the picture follows, then the conversation

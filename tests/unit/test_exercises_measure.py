@@ -152,7 +152,7 @@ WRONG = [
     ("habit_strength", lambda s, c, p: sum({c, p} <= x.objects for x in s)/len(s), "not by all scenes"),
     ("habit_strength", lambda s, c, p: sum(p in x.objects for x in s)/max(1, sum(c in x.objects for x in s)), "also hold"),
     ("habit_strength", lambda s, c, p: habit_strength(s, c, p) or 0., "no scene holds the cue"),
-    ("habit_strength", lambda s, c, p: habit_strength(s, p, c), "dog and ball"),
+    ("habit_strength", lambda s, c, p: habit_strength(s, p, c), "turn it round"),
     ("evidence", lambda v, x, b, p, w: probability(v, x, p, w) - probability(v, b, p, w), "logarithms first"),
     ("evidence", lambda v, x, b, p, w: probability(v, x, p, w)/probability(v, b, p, w), "its logarithm"),
     ("evidence", lambda v, x, b, p, w: evidence(v, b, x, p, w), "order is turned"),
