@@ -8,6 +8,7 @@ __all__ = ['heatmap', 'strip', 'matrix', 'save']
 # %% ../nbs/workshop/attention_plots.ipynb #b2e65584
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 import numpy as np
 from . import procs, stats, viz
 from .attention import _AVERAGE, _CLASSES, _PARTS, Attention
@@ -27,9 +28,8 @@ def _by_title(found): return found if isinstance(found, dict) else {"": found}
 def heatmap(
     found: Attention | dict[str, Attention],   # one, or {title: Attention} of one answer under several models
     words: str | int | Sequence,               # words of the answer
-    view: tuple | str = _AVERAGE,
-    **how,                                     # as in `Attention.map`: sinks, relative
-):
+    view: tuple | str = _AVERAGE, **how,       # as in `Attention.map`: sinks, relative
+) -> Any:
     "A figure of the picture, lit where the answer attends at a word: a row for each model, a column for each word"
     import matplotlib.pyplot as plt
     found, words = _by_title(found), [words] if isinstance(words, (str, int)) else list(words)
@@ -53,7 +53,7 @@ _HATCHES = {"hallucinated": "///", "repeated": "...", "attribute": "xx"}
 def strip(
     found: Attention | dict[str, Attention],   # as in `heatmap`
     classes: Sequence | None = None,           # from `word_classes`, for the colours
-):
+) -> Any:
     "A figure of the image share of each word along the answer: a panel for each model"
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
@@ -70,8 +70,7 @@ def strip(
         ax.set_xticks(range(len(words)), [word for word, _ in words], rotation=90, fontsize=9)
         ax.grid(axis="x", visible=False)
     there = [c for c in _CLASSES if classes and c in kinds]
-    style = dict(edgecolor="white")
-    handles = [Patch(facecolor=_HUES[c], hatch=_HATCHES.get(c), label=c, **style) for c in there]
+    handles = [Patch(facecolor=_HUES[c], hatch=_HATCHES.get(c), label=c, edgecolor="white") for c in there]
     if there: fig.legend(handles=handles, fontsize=9, ncols=len(there), loc="outside upper center")
     return fig
 
@@ -79,7 +78,7 @@ def strip(
 def matrix(
     found: Attention | dict[str, Attention],   # as in `heatmap`
     words: Sequence[str] | None = None,        # which words to show; None: all
-):
+) -> Any:
     "A figure of words of the answer against all tokens before, the picture's columns boxed: a panel for each model"
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle
@@ -106,8 +105,7 @@ def matrix(
 
 # %% ../nbs/workshop/attention_plots.ipynb #68509a24
 def save(
-    found: dict[str, Attention],          # from `base_and_tuned`
-    folder: str | Path,
+    found: dict[str, Attention], folder: str | Path,   # from `base_and_tuned`
     words: Sequence[str] | None = None,   # for the heat map; None: the objects that the answer names
     **about,                              # what else to write into the JSON
 ) -> list[Path]:

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
 import openai
-from .client import PRICES, Client, Request, _at
+from .client import Client, Request
+from .ledger import Price, _at
 
 # %% ../nbs/workshop/batch.ipynb #dcdb4297
 class _Gone(ValueError): pass
@@ -41,7 +42,7 @@ class Batches:
                     unreadable += 1
                     continue
                 if id in self.ledger.answers or id in ids or self.client.waits(id): continue
-                worst = self.client.worst(request) * PRICES["batch"]
+                worst = self.client.worst(request) * Price.BATCH
                 if not self.client.reserve(worst, wait=False):
                     held_back += 1
                     continue
@@ -149,7 +150,7 @@ class Batches:
         error = _at(row, "error") or _at(row, "response", "body", "error")
         if status == 200 and not error:
             if id not in self.ledger.answers:
-                self.client.record(id, ids[id], _at(row, "response", "body"), worst, PRICES["batch"])
+                self.client.record(id, ids[id], _at(row, "response", "body"), worst, Price.BATCH)
             return "answered"
         what = error if isinstance(error, str) else _at(error, "message") or _at(error, "code") or status
         self.ledger.add("fault", id=id, key=ids[id], what=str(what)[:200])

@@ -129,8 +129,11 @@ def evaluate(
                          f"(the first is {lost[0]}); give the annotations of these images")
     ids, texts = zip(*pairs)
     table = "own synonyms" if synonyms is None else f"synonyms {Path(synonyms).name}"
-    files = dict(captions=Path(captions).name, annotations=", ".join(Path(p).name for p in paths))
-    return score(texts, [truths[i] for i in ids], vocabulary, ids).scores(**files, synonyms=table, **protocol)
+    files = ", ".join(Path(p).name for p in paths)
+    how = dict(captions=Path(captions).name, annotations=files, synonyms=table, **protocol)
+    if len(truths.by & {"masks", "captions"}) == 1:
+        how["warnings"] = [f"the truth is from {' and '.join(truths.by)} alone; CHAIR takes masks and human captions"]
+    return score(texts, [truths[i] for i in ids], vocabulary, ids).scores(**how)
 
 # %% ../nbs/02_chair.ipynb #6e7d3e4b
 def run(

@@ -7,13 +7,15 @@ __all__ = ['Choice', 'rotations', 'parse_llava', 'parse_lenient', 'score_choices
            'answer_choices', 'evaluate', 'lmms_eval']
 
 # %% ../nbs/workshop/choice.ipynb #ed1aeb30
-import base64, csv, importlib.util, io, json, re, subprocess, sys
+import base64, importlib.util, io, re, subprocess, sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from PIL import Image
-from .answers import collect, read_jsonl
+from pydantic import model_validator
+from .answers import collect
+from .read import Row, _Id, _Text, read_json, read_rows
 from .stats import Scores, Tally, ratio
 from .yesno import first_tokens, last_logits
 
@@ -118,10 +120,22 @@ def score_choices(
     return Tally(bench="choice", ids=[(c.id, c.question, *map(str, c.options)) for c in first], columns=columns,
                  measures=_measures(categories), protocol={"parser": parser})
 
-# %% ../nbs/workshop/choice.ipynb #8dd15c15
-def _scienceqa(id, p, folder):
-    image = folder/id/p["image"] if p.get("image") else None
-    return Choice(id, image, p["question"], tuple(p["choices"]), p["answer"], p.get("hint", ""), p.get("subject", ""))
+# %% ../nbs/workshop/choice.ipynb #d8fb3c58
+class _Problem(Row):
+    "One question of ScienceQA's problems.json"
+    id: _Id
+    question: _Text
+    choices: list[_Text]
+    answer: int
+    hint: _Text | None = ""
+    subject: _Text | None = ""
+    image: _Text | None = None
+    split: _Text | None = None
+
+    @model_validator(mode="after")
+    def _has_its_answer(self):
+        if 0 <= self.answer < len(self.choices): return self
+        raise ValueError(f"answer {self.answer} is none of its {len(self.choices)} choices")
 
 def read_scienceqa(
     folder: str | Path,        # holds problems.json, and perhaps pid_splits.json and SPLIT/ID/image.png
@@ -130,30 +144,61 @@ def read_scienceqa(
 ) -> list[Choice]:
     "ScienceQA's questions"
     folder = Path(folder)
-    problems = json.loads((folder/"problems.json").read_text(encoding="utf-8"))
+    problems = {p.id: p for p in read_rows(folder/"problems.json", _Problem)}
     splits = folder/"pid_splits.json"
-    if splits.exists(): ids = json.loads(splits.read_text(encoding="utf-8"))[split]
-    else: ids = [i for i, p in problems.items() if p.get("split", split) == split]
-    return [_scienceqa(i, problems[i], folder/split) for i in ids if problems[i].get("image") or not only_images]
+    ids = read_json(splits).get(split) if splits.exists() else None
+    if ids is None: ids = [i for i, p in problems.items() if p.split in (split, None)]
+    if lost := [i for i in ids if str(i) not in problems]:
+        raise ValueError(f"{splits}: {len(lost)} of {len(ids)} ids are not in problems.json, such as {lost[0]}")
+    chosen = [problems[str(i)] for i in ids if problems[str(i)].image or not only_images]
+    if not chosen:
+        raise ValueError(f"{folder}: no question of split {split}{' with a picture' if only_images else ''}")
+    return [Choice(p.id, folder/split/p.id/p.image if p.image else None, p.question, tuple(p.choices), p.answer,
+                   p.hint or "", p.subject or "") for p in chosen]
 
-def _mmbench(r):
-    there = lambda x: x if x and x.strip().lower() not in ("nan", "none") else ""
-    options = [r[letter] for letter in "ABCD" if there(r.get(letter))]
-    image = Image.open(io.BytesIO(base64.b64decode(r["image"]))).convert("RGB")
-    return Choice(r["index"], image, r["question"], tuple(options), _LETTERS.index(r["answer"].strip()),
-                  there(r.get("hint")), r.get("category", ""))
+def _there(text): return text if text and text.strip().lower() != "nan" else ""
+
+class _MMBench(Row):
+    "One row of MMBench's table"
+    key = "index"
+    index: _Id
+    question: _Text
+    image: _Text
+    answer: _Text
+    A: _Text
+    B: _Text
+    C: _Text | None = ""
+    D: _Text | None = ""
+    hint: _Text | None = ""
+    category: _Text | None = ""
+    def identity(self): return self.index
+
+    def choice(self):
+        "The row as a question; its options are those before the first empty one"
+        cells = [_there(cell) for cell in (self.A, self.B, self.C, self.D)]
+        options = cells[:cells.index("")] if "" in cells else cells
+        if any(cells[len(options):]):
+            raise ValueError(f"option {_LETTERS[len(options)]} is empty and a later one is not")
+        letter = self.answer.strip()
+        if letter not in tuple(_LETTERS[:len(options)]): raise ValueError(f"answer {letter!r} is none of its options")
+        try: image = Image.open(io.BytesIO(base64.b64decode(self.image, validate=True))).convert("RGB")
+        except Exception as error: raise ValueError(f"its image cannot be read ({error})") from None
+        return Choice(self.index, image, self.question, tuple(options), _LETTERS.index(letter), _there(self.hint),
+                      self.category or "")
 
 def read_mmbench(
     path: str | Path,  # mmbench_dev_....tsv
 ) -> list[Choice]:
     "MMBench's questions, with their pictures"
-    csv.field_size_limit(sys.maxsize)  # pictures are long fields
-    with open(path, encoding="utf-8", newline="") as f: rows = list(csv.DictReader(f, delimiter="\t"))
-    if missing := {"index", "question", "A", "B", "image"} - set(rows[0] if rows else ()):
-        raise ValueError(f"{path}: no column {', '.join(sorted(missing))}; expected the tab-separated file of MMBench")
-    if "answer" not in rows[0]:
-        raise ValueError(f"{path}: no column answer: the test file is scored by MMBench's server; use the dev file")
-    return [_mmbench(r) for r in rows]
+    try: rows, found = read_rows(path, _MMBench), []
+    except ValueError as error:
+        if "no answer" not in str(error): raise
+        raise ValueError(f"{path}: no column answer: the test file is scored by MMBench's server; "
+                         f"use the dev file") from None
+    for n, row in enumerate(rows, 1):
+        try: found.append(row.choice())
+        except ValueError as error: raise ValueError(f"{path}, row {n}, index {row.index}: {error}") from None
+    return found
 
 # %% ../nbs/workshop/choice.ipynb #51d81ac3
 def _letter_answers(vlm, choices, suffix=_DIRECT):
@@ -199,20 +244,29 @@ def answer_choices(
     rows = collect(items, answer, path, batch_size, {"model": vlm.name, "by": by, "suffix": suffix, **decoding})
     return [r["text"] for r in rows]
 
-# %% ../nbs/workshop/choice.ipynb #3c85fca0
+# %% ../nbs/workshop/choice.ipynb #d0ca13ca
+class _ChoiceAnswer(Row):
+    key, reply = "question_id", "text"
+    question_id: _Id
+    round_id: int = 0
+    text: _Text
+    def identity(self): return self.question_id, self.round_id
+
 def evaluate(
-    answers: str | Path,    # JSONL of question_id, text, and round_id where options were rotated
+    answers: str | Path,    # rows of question_id, text, and round_id where options were rotated
     choices: list[Choice],
     parser: str = "llava",  # llava or lenient
+    field: str | None = None,  # the field that holds the answer, where several could
     **protocol: Any,        # anything else worth recording beside the score
 ) -> Scores:
     "Score a file of answers, with intervals"
-    said = {(str(r["question_id"]), r.get("round_id", 0)): r["text"] for r in read_jsonl(answers)}
+    said = {(a.question_id, a.round_id): a.text for a in read_rows(answers, _ChoiceAnswer, field)}
     once = {turn for _, turn in said} == {0}
     items = choices if once else rotations(choices)
     if lost := [c for c in items if (c.id, c.turn) not in said]:
         raise ValueError(f"{answers}: {len(lost)} of {len(items)} questions have no answer "
                          f"(the first is {lost[0].id}, round {lost[0].turn})")
+    if extra := len(said) - len(items): protocol["warnings"] = [f"{extra} answers belong to no question"]
     scored = score_choices(items, [said[c.id, c.turn] for c in items], parser)
     return scored.scores(answers=Path(answers).name, rounds="one" if once else "all rotations", **protocol)
 

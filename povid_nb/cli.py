@@ -341,9 +341,9 @@ def _lab(
     if not (folder/"index.ipynb").exists():
         raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout of the project, "
                                 "or name their folder")
-    from povid_nb.trials import find_lab, run_lab
-    if full: return run_lab(name, folder/"labs")
-    notebook = find_lab(name, folder/"labs") if name else folder/"index.ipynb"
+    from povid_nb.trials import Lab
+    if full: return Lab(name, folder/"labs").run()
+    notebook = Lab(name, folder/"labs").notebook() if name else folder/"index.ipynb"
     if not shutil.which("jupyter-lab"): raise FileNotFoundError("JupyterLab was not found: pip install jupyterlab")
     raise typer.Exit(subprocess.call(["jupyter-lab", str(notebook)]))
 

@@ -9,8 +9,9 @@ __all__ = ['plural', 'Mention', 'Vocabulary', 'coco_vocabulary', 'read_truths', 
 import importlib.resources, json, random, re
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
-from .answers import read_jsonl
+from typing import Any, NamedTuple
+from pydantic import AliasChoices, Field
+from .read import Row, _decoded, _Id, _image_id, _ImageId, _kind, _Text, read_json, read_rows
 
 # %% ../nbs/workshop/coco.ipynb #48580d8d
 _IRREGULAR = dict(person="people", man="men", woman="women", child="children", mouse="mice", goose="geese", ox="oxen",
@@ -109,9 +110,10 @@ def _own_synonyms():
 
 def _read_synonyms(path):
     "kind -> terms, from a text file with one kind a line: `couch, sofa, settee`"
-    lines = [l.strip() for l in Path(path).read_text(encoding="utf-8-sig").splitlines() if l.strip()]
+    lines = [line.strip() for line in _decoded(path).splitlines() if line.strip()]
     rows = [[term.removeprefix(" ") for term in line.split(",") if term.strip()] for line in lines]
-    if not rows: raise ValueError(f'{path}: no synonyms; expected lines like "couch, sofa, settee"')
+    if not all(rows) or not all(kind[0].isalpha() for kind, *_ in rows):
+        raise ValueError(f'{path}: no table of synonyms; expected lines like "couch, sofa, settee"')
     return {kind: terms for kind, *terms in rows}
 
 def coco_vocabulary(
@@ -125,58 +127,104 @@ def coco_vocabulary(
     return Vocabulary(table, rule, _PHRASES | lost, {"seat": "toilet"})
 
 # %% ../nbs/workshop/coco.ipynb #494083d0
-def _coco_truths(content, vocabulary):
-    "Of one COCO file: image id -> kinds that are there, by mask or by a human caption"
-    truths = {}
-    names = {c["id"]: c["name"] for c in content.get("categories", [])}
-    for image in content.get("images", []): truths.setdefault(str(image["id"]), set())
-    for a in content["annotations"]:
-        there = truths.setdefault(str(a["image_id"]), set())
-        if "category_id" in a: there.add(vocabulary.kind(names[a["category_id"]], a["image_id"]))
-        else: there.update(m.kind for m in vocabulary.find(a["caption"]))
-    return truths
+class _Annotation(Row):
+    "One mask or one human caption of COCO's files"
+    image_id: _ImageId
+    category_id: _Id | None = None
+    caption: _Text | None = None
+
+class _Category(Row):
+    id: _Id
+    name: _Text
+
+class _Image(Row):
+    id: _ImageId
+
+class _Objects(Row):
+    "An image and the names of what is in it"
+    key = "image"
+    image: _ImageId = Field(validation_alias=AliasChoices("image", "image_id"))
+    objects: Any = Field(validation_alias=AliasChoices("objects", "value", "gt_objects"))
+    def identity(self): return self.image
+
+class _Truths(dict):
+    "Image id -> kinds that are there, and in `by` what said so: masks, captions, names"
+    def __init__(self): self.by = set()
+
+    def add(self, image, kinds, by):
+        self.setdefault(image, set()).update(kinds)
+        self.by.add(by)
+
+def _add_coco(truths, content, name, vocabulary):
+    "From one COCO file: the kinds that are there, by mask or by a human caption"
+    if not content.get("annotations"): raise ValueError(f"{name}: COCO's images without annotations")
+    categories = content.get("categories") or []
+    names = {c.id: c.name for c in (read_rows(categories, _Category) if categories else [])}
+    images = content.get("images") or []
+    for image in read_rows(images, _Image) if images else []: truths.setdefault(image.id, set())
+    for n, a in enumerate(read_rows(content["annotations"], _Annotation), 1):
+        if a.caption is not None: truths.add(a.image_id, {m.kind for m in vocabulary.find(a.caption)}, "captions")
+        elif a.category_id is None: raise ValueError(f"{name}, annotation {n}: neither category_id nor caption")
+        elif a.category_id in names:
+            truths.add(a.image_id, {vocabulary.kind(names[a.category_id], a.image_id)}, "masks")
+        else: raise ValueError(f"{name}, annotation {n}: category {a.category_id} is none of the file's categories")
+
+def _named(row, name, vocabulary):
+    "The kinds that a row of object names says are there; a mapping gives how many"
+    value = row.objects
+    if isinstance(value, dict):
+        counts = [n for n in value.values() if isinstance(n, bool) or not isinstance(n, int) or n < 0]
+        if counts: raise ValueError(f"{name}, image {row.image}: expected how many of each, found {counts[0]!r}")
+        value = [kind for kind, n in value.items() if n]
+    if not isinstance(value, (list, set, tuple)) or not all(isinstance(v, str) for v in value):
+        raise ValueError(f"{name}, image {row.image}: expected a list of object names, found {_kind(value)}")
+    return [vocabulary.kind(v, row.image) for v in value]
 
 def read_truths(
     *sources: str | Path | dict,            # COCO JSON (instances, captions), or a mapping of image id to names
     vocabulary: Vocabulary | None = None,   # None: COCO's
 ) -> dict[str, set]:
     "Image id (as text) -> kinds that are there, from files or from what they hold"
-    vocabulary, truths = vocabulary or coco_vocabulary(), {}
+    vocabulary, truths = vocabulary or coco_vocabulary(), _Truths()
     for source in sources:
-        content = source if isinstance(source, dict) else json.loads(Path(source).read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"{source}: expected COCO JSON or a mapping of image id "
-                             f"to object names, found a {type(content).__name__}")
-        new = (_coco_truths(content, vocabulary) if "annotations" in content else
-               {str(image): {vocabulary.kind(n, image) for n in names} for image, names in content.items()})
-        for image, there in new.items(): truths.setdefault(image, set()).update(there)
+        name = source if isinstance(source, (str, Path)) else "annotations"
+        content = None if isinstance(source, (str, Path)) else source
+        if content is None and _decoded(source).lstrip()[:1] == "{":
+            try: content = read_json(source)
+            except ValueError: pass   # JSON Lines; what is wrong is said below
+        if isinstance(content, dict) and {"annotations", "images", "categories"} & content.keys():
+            try: _add_coco(truths, content, name, vocabulary)
+            except ValueError as error: raise ValueError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
+        else:
+            for row in read_rows(source, _Objects): truths.add(row.image, _named(row, name, vocabulary), "names")
     return truths
 
 # %% ../nbs/workshop/coco.ipynb #f4c168aa
+class _Caption(Row):
+    key, reply = "image_id", "caption"
+    image_id: _ImageId = Field(validation_alias=AliasChoices("image_id", "image", "image_path", "file_name"))
+    caption: _Text
+    def identity(self): return self.image_id
+
 def read_captions(
-    path: str | Path,  # JSONL (or a JSON list) of rows with image_id and caption
+    path: str | Path,          # rows with image_id (or image) and caption: JSON, JSON Lines, a mapping or a table
+    field: str | None = None,  # the field that holds the caption, where several could
 ) -> list[tuple[str, str]]:
-    "(image id, caption) pairs"
-    path = Path(path)
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.suffix == ".json" else read_jsonl(path)
-    pick = lambda row, keys: next((row[k] for k in keys if k in row), None)
-    pairs = [(pick(r, ("image_id", "image", "id")), pick(r, ("caption", "text", "answer"))) for r in rows]
-    for i, (image, text) in enumerate(pairs, 1):
-        if image is None or not isinstance(text, str):
-            raise ValueError(f"{path}, row {i}: expected image_id and caption, found {', '.join(rows[i - 1])}")
-    return [(str(image), text) for image, text in pairs]
+    "(image id, caption) pairs; an image twice is refused"
+    return [(r.image_id, r.caption) for r in read_rows(path, _Caption, field)]
 
 def find_images(
     folder: str | Path,       # of pictures named by their ids, such as 42.jpg or COCO_val2014_000000000042.jpg
-    ids: object,              # wanted image ids
+    ids: object,              # wanted image ids, or file names
     limit: int | None = None, # at most so many of them, chosen by the seed
     seed: int = 0,            # the same seed chooses the same images
 ) -> dict[str, Path]:
     "Image id -> file, for the wanted images that are in the folder"
     files = [f for f in sorted(Path(folder).glob("*")) if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")]
-    tail = lambda stem: stem.rsplit("_", 1)[-1].lstrip("0")
-    by_name = {tail(f.stem): f for f in files} | {f.stem: f for f in files} | {f.name: f for f in files}
-    found = {str(i): by_name[str(i)] for i in ids if str(i) in by_name}
+    number = lambda f: f.stem.rsplit("_", 1)[-1].lstrip("0")
+    by_name = {number(f): f for f in files} | {_image_id(f.name): f for f in files}
+    by_name |= {f.stem: f for f in files} | {f.name: f for f in files}
+    found = {str(i): by_name[name] for i in ids for name in (str(i), _image_id(i)) if name in by_name}
     if not found:
         raise FileNotFoundError(f"{folder}: none of its {len(files)} pictures has one of the {len(list(ids))} "
                                 f"annotated ids; expected names such as 42.jpg or COCO_val2014_000000000042.jpg")

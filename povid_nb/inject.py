@@ -6,11 +6,13 @@
 __all__ = ['Refused', 'Pairs', 'inject', 'WorldInjector', 'SelfInjector', 'OpenAIInjector', 'make_pairs', 'report_pairs']
 
 # %% ../nbs/workshop/inject.ipynb #30a5f5ed
-import json, random, re
+import hashlib, json, random, re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from urllib.parse import urlsplit
 from PIL import Image
 from tqdm import tqdm
 from . import pairs, stats, viz
@@ -18,7 +20,8 @@ from .batch import Batches
 from .client import Client, Request
 from .lies import LIES, lie, scene_of, world_examples
 from .pairs import Edit, Example, Pair
-from .procs import write_json, write_text
+from .pictures import open_image
+from .procs import append_line, locked, write_json, write_text
 from .prompts import PROMPTS, Prompt, Rewrite, kind_for, read_prompts
 from .quality import fault, measure, plot
 
@@ -53,9 +56,8 @@ def inject(
         if isinstance(made, Refused):
             result.refused.append(made)
             continue
-        where = str(made.image) if isinstance(made.image, (str, Path)) else str(getattr(made.image, "seed", ""))
         words = tuple(word.rstrip("s") for word in re.findall(r"\w+", made.rejected.lower()))
-        name = (where, made.id, made.prompt, words)
+        name = (made.example.where, made.id, made.prompt, words)
         wrong = "the same lie about the same picture was there before" if name in seen else fault(made)
         if wrong: result.refused.append(Refused(made.example, wrong, made.rejected))
         else:
@@ -103,34 +105,54 @@ class SelfInjector:
         batch_size: int = 16,
         max_new_tokens: int = 128,
         prompts: dict[str, Prompt] = PROMPTS,   # for rewrite
+        kept: str | Path | None = None,         # a file that keeps the answers: those in it are not generated again
     ):
         if how not in _HOW: raise ValueError(f"how is {how!r}; expected one of {', '.join(_HOW)}")
         self.vlm, self.how, self.noise_step, self.seed, self.prompts = vlm, how, noise_step, seed, prompts
         self.batch_size = batch_size
         self.options = dict(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         self.source = f"{vlm.name}/{how}" + (f"@{noise_step}" if how == "noisy" else "")
+        self.kept, self._texts = kept, {}
+        for line in Path(kept).read_text("utf-8").splitlines() if kept and Path(kept).exists() else []:
+            try: self._texts |= json.loads(line)
+            except (ValueError, TypeError): pass        # torn by a crash
 
     def make(self, examples: Iterable[Example], progress: bool = False) -> Iterator[Pair | Refused]:
         "One answer for each example; a right or an empty one is refused"
         examples = list(examples)
         for i in tqdm(range(0, len(examples), self.batch_size), disable=not progress, desc=f"answering ({self.how})"):
             batch = examples[i:i + self.batch_size]
-            for example, text in zip(batch, self._answers(batch)):
+            images, names = {}, {}
+            for at, example in enumerate(batch):
+                try: images[at], names[at] = open_image(example.image), self._name(example)
+                except (OSError, ValueError, TypeError) as error: yield Refused(example, str(error))
+            if not set(names.values()) <= set(self._texts): self._answer(batch, images, names)
+            for at, name in names.items():
+                example, text = batch[at], self._texts[name]
                 try: yield Pair(example, text, f"self-{self.how}", source=self.source)
-                except ValueError:
-                    wrong = "it gave the right answer, word for word" if text.strip() else "it said nothing"
-                    yield Refused(example, wrong, text)
+                except ValueError as error:
+                    why = "it gave the right answer, word for word" if text == example.answer else str(error)
+                    yield Refused(example, why if text.strip() else "it said nothing", text)
 
-    def _answers(self, batch):
-        images, questions, pixels = [e.image for e in batch], [e.prompt for e in batch], None
-        if self.how == "blind": images = [Image.new("RGB", (224, 224), (128, 128, 128))] * len(batch)
+    def _name(self, example):
+        about = [self.source, self.options, example.where, example.id, example.prompt]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
+
+    def _answer(self, batch, images, names):
+        "Generate the answers of a batch, and keep them"
+        some, pixels = [batch[at] for at in images], None
+        pictures, questions = list(images.values()), [example.prompt for example in some]
+        if self.how == "blind": pictures = [Image.new("RGB", (224, 224), (128, 128, 128))] * len(some)
         if self.how == "rewrite":
-            questions = [self.prompts[kind_for(e, self.prompts, self.seed)].fill(e) for e in batch]
+            questions = [self.prompts[kind_for(example, self.prompts, self.seed)].fill(example) for example in some]
         if self.how == "noisy":
             from povid_nb.noise import noisy_rows
-            ids = [e.id for e in batch]
+            ids = [example.id for example in some]
             pixels = lambda values: noisy_rows(values, [self.noise_step] * len(values), ids, self.seed)
-        return self.vlm.describe(images, questions, batch_size=len(batch), pixels=pixels, **self.options)
+        texts = self.vlm.describe(pictures, questions, batch_size=len(some), pixels=pixels, **self.options)
+        for name, text in zip(names.values(), texts):
+            self._texts[name] = text
+            if self.kept: append_line(self.kept, json.dumps({name: text}))
 
 # %% ../nbs/workshop/inject.ipynb #0209158e
 class OpenAIInjector:
@@ -144,8 +166,11 @@ class OpenAIInjector:
     ):
         self.client, self.prompts, self.send_image, self.seed, self.send = client, prompts, send_image, seed, send
 
-    def request(self, example: Example) -> Request:
-        "The request for one example"
+    def requests(self, examples: Iterable[Example]) -> Iterator[Request]:
+        "A request for each example: for the client's `estimate`, or for `Batches.submit`"
+        return map(self._request, examples)
+
+    def _request(self, example):
         content = [{"type": "text", "text": self._prompt(example).fill(example)}]
         if self.send_image: content.append({"type": "image", "image": example.image, "detail": "low"})
         messages = [{"role": "user", "content": content}]
@@ -154,24 +179,8 @@ class OpenAIInjector:
     def make(self, examples: Iterable[Example], progress: bool = False) -> Iterator[Pair | Refused]:
         "A pair from each reply"
         examples = list(examples)
-        outcomes = self.client.ask(map(self.request, examples), progress, self.send)
+        outcomes = self.client.ask(self.requests(examples), progress, self.send)
         for example, outcome in zip(examples, outcomes): yield self._pair(example, outcome)
-
-    def estimate(self, examples: Iterable[Example]):
-        "What the requests would cost; nothing is sent"
-        return self.client.estimate(map(self.request, examples))
-
-    def submit(self, examples: Iterable[Example]) -> dict:
-        "Send the requests as batches, at half price"
-        return Batches(self.client).submit(map(self.request, examples))
-
-    def status(self) -> list[dict]:
-        "How the batches are getting on"
-        return Batches(self.client).status()
-
-    def collect(self) -> dict:
-        "Fetch the replies of batches that have ended"
-        return Batches(self.client).collect()
 
     def _prompt(self, example): return self.prompts[kind_for(example, self.prompts, self.seed)]
 
@@ -179,6 +188,7 @@ class OpenAIInjector:
         if outcome.status != "ok": return Refused(example, f"{outcome.status}: {outcome.reason}", outcome.text)
         prompt, reply = self._prompt(example), outcome.value
         edits = [Edit(change.old, change.new, change.kind, change.why) for change in reply.edits]
+        if not edits: return Refused(example, "lists no edits", outcome.text)
         source = f"{self.client.model}/{prompt.name}@{prompt.version}"
         try: return Pair(example, reply.rewritten, kind_for(example, self.prompts, self.seed), edits, source)
         except ValueError as error: return Refused(example, str(error), outcome.text)
@@ -213,19 +223,22 @@ def make_pairs(
         raise ValueError(f"{'dry_run' if dry_run else 'batch'} is for the injector openai: {injector} costs nothing")
     if batch not in (None, "submit", "status", "collect"):
         raise ValueError(f"batch {batch!r}; expected submit, status or collect")
-    out = Path(out)
-    maker = _injector(injector, out, settings)
-    examples = pairs.from_llava(data, n, seed, images, progress) if data else world_examples(n, seed)
-    if dry_run: return str(maker.estimate(examples))
-    pending = batch and _batch(maker, batch, examples)
-    return pending or _write(inject(examples, maker, progress), out, settings)
+    if n < 1: raise ValueError(f"n is {n}; expected at least 1")
+    out, border = Path(out), images
+    if data and injector == "openai" and send_image: border = images or Path(data).parent   # nothing else is sent
+    with locked(out, "making pairs"):
+        maker = _injector(injector, out, settings)
+        examples = pairs.from_llava(data, n, seed, border, progress) if data else world_examples(n, seed)
+        if dry_run: return str(maker.client.estimate(maker.requests(examples)))
+        pending = batch and _batch(maker, batch, examples)
+        return pending or _write(inject(examples, maker, progress), out, settings)
 
 def _injector(name, out, s):
     if name == "world":
         return WorldInjector(s["kinds"].split(",") if s["kinds"] else LIES, s["placement"], s["seed"])
     if name == "self":
         from povid_nb.vlm import VLM
-        return SelfInjector(VLM.load(s["model"]), s["how"], seed=s["seed"])
+        return SelfInjector(VLM.load(s["model"]), s["how"], seed=s["seed"], kept=out/"answers.jsonl")
     client = Client(s["model"] or "gpt-4o-mini", out/"ledger.jsonl", base_url=s["base_url"], budget=s["budget"],
                     price=s["price"], settle=s["settle"])
     prompts = read_prompts(s["prompts"]) if s["prompts"] else PROMPTS
@@ -233,10 +246,12 @@ def _injector(name, out, s):
 
 def _batch(maker, step, examples):
     "One step of a batch, in words; None when its answers are there"
-    if step == "status": return "\n".join(map(str, maker.status())) or "no open batches"
+    batches = Batches(maker.client)
+    if step == "status": return "\n".join(map(str, batches.status())) or "no open batches"
     if step == "submit":
-        return f"{maker.submit(examples)}. Look with batch=status, and run batch=collect when it has ended"
-    counts = maker.collect()
+        counts = batches.submit(maker.requests(examples))
+        return f"{counts}. Look with batch=status, and run batch=collect when it has ended"
+    counts = batches.collect()
     return f"{counts}: come back later" if counts["still running"] else None
 
 def _write(made, out, settings):
@@ -245,11 +260,14 @@ def _write(made, out, settings):
              "answer": r.example.answer} for r in made.refused]
     write_text(out/"refused.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    if url := settings["base_url"]:              # without a key that it may hold
+        settings["base_url"] = urlsplit(url)._replace(netloc=urlsplit(url).netloc.split("@")[-1], query="").geturl()
     versions = stats.versions(("povid_nb", "openai", "datasets", "transformers"))
     write_json(out/"make.json", {"settings": settings, "versions": versions, "pairs": len(made),
                                  "refused": made.reasons()})
     why = "; ".join(f"{n} × {reason}" for reason, n in made.reasons().most_common(3))
     refused = f"; {len(made.refused)} examples without one in {out/'refused.jsonl'} ({why})"
+    if not made: raise ValueError(f"no pairs were made{refused}")
     return f"{len(made)} pairs in {out/'pairs.jsonl'}" + refused * bool(made.refused)
 
 # %% ../nbs/workshop/inject.ipynb #4638563d
@@ -273,7 +291,8 @@ def report_pairs(
         figure = plot(some)
         plt.close(figure)
         picture = viz.picture(figure, "kinds, words changed and things put in")
-    page = viz.page(f"Pairs in {file.name}", f"<h1>{len(some):,} pairs</h1>", picture, viz.table(figures.items()),
+    page = viz.page(f"Pairs in {file.name}", f"<h1>{len(some):,} pairs</h1>", picture,
+                    viz.table((name, escape(value)) for name, value in figures.items()),
                     "<h2>Examples</h2>", *(p.html() for p in shown))
     out = write_text(out or file.with_name("report.html"), page)
     return "\n".join(f"{name:18} {value}" for name, value in figures.items()) + f"\npage: {out}"

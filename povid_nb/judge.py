@@ -6,15 +6,15 @@
 __all__ = ['parse_rating', 'parse_pair', 'parse_share', 'Grading', 'grade', 'JudgeScore', 'mmhal', 'llava_bench', 'mmvet']
 
 # %% ../nbs/workshop/judge.ipynb #7aa881db
-import copy, hashlib, json, math, re
+import copy, hashlib, math, re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 import numpy as np
-from .answers import read_jsonl
 from .client import Request
+from .read import Row, _decoded, _Id, _Text, read_json, read_rows
 from .stats import Tally, ratio
 
 # %% ../nbs/workshop/judge.ipynb #c6d7da6b
@@ -56,7 +56,7 @@ def _fill(template, contents="", question="", reference="", answer=""):
 def _read_template(path_or_text, default):
     "A prompt template from a file or a text, checked for a place for the answer; None gives `default`"
     text = default if path_or_text is None else str(path_or_text)
-    if "\n" not in text and Path(text).exists(): text = Path(text).read_text(encoding="utf-8")
+    if "\n" not in text and Path(text).is_file(): text = _decoded(text)
     if "{answer}" not in text and text.count("{}") != 4:
         raise ValueError(f"the judge prompt has no place for the answer: expected {{answer}} (and "
                          f"{{contents}}, {{question}}, {{reference}}) or four {{}}, found {text[:60]!r}")
@@ -180,25 +180,30 @@ def _protocol(client, prompt, times, own):
     return {"judge": getattr(client, "model", "?"), **client.params, "prompt": f"{whose}, {digest}", "gradings": times}
 
 # %% ../nbs/workshop/judge.ipynb #c8a99440
+class _Record(Row):
+    "One record of MMHal-Bench with a model's answer"
+    question: _Text
+    gt_answer: _Text
+    image_content: list[_Text]
+    model_answer: _Text
+    question_type: _Text | None = None
+
 def mmhal(
     client: Any,                       # see `grade`
-    records: list[dict],               # MMHal-Bench's records, with model_answer filled in
+    records: str | Path | list[dict],  # MMHal-Bench's records (or their file), with model_answer filled in
     times: int = 1,                    # gradings per item
     prompt: str | Path | None = None,  # a file with the original prompt, or a template; None: ours
     failed: float | None = None,       # 0 for the published rule
 ) -> JudgeScore:
     "Ratings from 0 to 6, and the share of hallucinating answers in `hallucination`"
-    template = _read_template(prompt, _MMHAL)
-    for i, r in enumerate(records):
-        if missing := {"question", "gt_answer", "image_content", "model_answer"} - r.keys():
-            raise ValueError(f"record {i}: no {', '.join(sorted(missing))}; expected "
-                             f"the MMHal-Bench template with model_answer filled in")
-    text = lambda r: _fill(template, ", ".join(r["image_content"]), r["question"], r["gt_answer"], r["model_answer"])
+    template, records = _read_template(prompt, _MMHAL), read_rows(records, _Record)
+    text = lambda r: _fill(template, ", ".join(r.image_content), r.question, r.gt_answer, r.model_answer)
     prompts = {i: [{"role": "user", "content": text(r)}] for i, r in enumerate(records)}
-    kinds = [[r["question_type"]] if r.get("question_type") else [] for r in records]
-    items = {i: (r["question"], r["model_answer"], kind) for i, (r, kind) in enumerate(zip(records, kinds))}
+    groups = [[r.question_type] if r.question_type else [] for r in records]
+    items = {i: (r.question, r.model_answer, group) for i, (r, group) in enumerate(zip(records, groups))}
     return _summarize("mmhal", grade(client, prompts, parse_rating, times), items,
-                      _protocol(client, template, times, prompt is None), failed, lambda marks: {"hallucinates": bool(marks) and np.mean(marks) < 3},
+                      _protocol(client, template, times, prompt is None), failed,
+                      lambda marks: {"hallucinates": bool(marks) and np.mean(marks) < 3},
                       {"hallucination": lambda s: ratio(s.hallucinates, s.graded)})
 
 # %% ../nbs/workshop/judge.ipynb #a3e99403
@@ -217,6 +222,33 @@ def _pair_messages(context, question, reference, answer, rule=None, system=_SYST
     parts = [f"[Context]\n{context}", f"[Question]\n{question}", *each, f"[System]\n{prompt}\n\n"]
     return [{"role": "system", "content": system}, {"role": "user", "content": "\n\n".join(parts)}]
 
+class _Question(Row):
+    key = "question_id"
+    question_id: _Id
+    image: _Id
+    text: _Text
+    category: _Text
+    def identity(self): return self.question_id
+
+class _Reply(Row):
+    key, reply = "question_id", "text"
+    question_id: _Id
+    text: _Text
+    def identity(self): return self.question_id
+
+class _Context(Row):
+    key = "image"
+    image: _Id
+    caption: _Text | list[_Text]
+    def identity(self): return self.image
+
+def _replies(source, wanted, name):
+    "question id -> reply, for all that are wanted"
+    found = {r.question_id: r.text for r in read_rows(source, _Reply)}
+    if lost := [i for i in wanted if i not in found]:
+        raise ValueError(f"{name}: {len(lost)} of {len(wanted)} questions have no answer (the first is {lost[0]})")
+    return found
+
 def llava_bench(
     client: Any,          # see `grade`
     folder: str | Path,   # holds questions.jsonl, context.jsonl and answers_gpt4.jsonl
@@ -227,22 +259,25 @@ def llava_bench(
     failed: tuple | None = None,        # (-1, -1) for the published rule
 ) -> JudgeScore:
     "Relative score, in `relative` and for each group; `mean` is the mean of both marks"
-    folder, by_id = Path(folder), lambda path: {str(r["question_id"]): r for r in read_jsonl(path)}
-    questions, ours = by_id(folder/"questions.jsonl"), by_id(answers)
-    theirs = by_id(folder/"answers_gpt4.jsonl")
-    if lost := [i for i in questions if i not in ours]:
-        raise ValueError(f"{answers}: {len(lost)} of {len(questions)} questions have no answer "
-                         f"(the first is {lost[0]})")
-    lines = lambda caption: caption if isinstance(caption, str) else "\n".join(caption)
-    context = {r["image"]: lines(r["caption"]) for r in read_jsonl(folder/"context.jsonl")}
-    rule = json.loads(Path(rules).read_text(encoding="utf-8")) if rules else {}
-    prompts = {i: _pair_messages(context[q["image"]], q["text"], theirs[i]["text"], ours[i]["text"],
-                                 rule.get(f"llava_bench_{q['category']}"), system) for i, q in questions.items()}
+    folder = Path(folder)
+    questions = {q.question_id: q for q in read_rows(folder/"questions.jsonl", _Question)}
+    ours, reference = _replies(answers, questions, answers), folder/"answers_gpt4.jsonl"
+    theirs = _replies(reference, questions, reference)
+    context = {c.image: c.caption for c in read_rows(folder/"context.jsonl", _Context)}
+    rule = read_json(rules) if rules else {}
+    prompts = {}
+    for i, q in questions.items():
+        if q.image not in context: raise ValueError(f"{folder/'context.jsonl'}: no caption of image {q.image}")
+        if rules and f"llava_bench_{q.category}" not in rule:
+            raise ValueError(f"{rules}: no rule llava_bench_{q.category}")
+        caption = context[q.image] if isinstance(context[q.image], str) else "\n".join(context[q.image])
+        prompts[i] = _pair_messages(caption, q.text, theirs[i], ours[i], rule.get(f"llava_bench_{q.category}"), system)
     both = lambda marks: dict(zip(("theirs", "ours"), map(float, np.mean(marks, axis=0) if marks else (0, 0))))
     read = system + "".join(dict.fromkeys(r["prompt"] for r in rule.values())) if rule else _PAIR
-    items = {i: (q["text"], ours[i]["text"], [q["category"]]) for i, q in questions.items()}
+    items = {i: (q.text, ours[i], [q.category]) for i, q in questions.items()}
     return _summarize("llava-bench", grade(client, prompts, parse_pair, times), items,
-                      _protocol(client, read, times, rules is None), failed, both, {"relative": lambda s: 100*ratio(s.ours, s.theirs)},
+                      _protocol(client, read, times, rules is None), failed, both,
+                      {"relative": lambda s: 100*ratio(s.ours, s.theirs)},
                       ("ours", "theirs", "relative", 100))
 
 # %% ../nbs/workshop/judge.ipynb #7a51685b
@@ -255,23 +290,28 @@ Question: Which fruit is here? Correct answer: apple <AND> banana. Prediction: A
 Question: How many dogs are there? Correct answer: 3. Prediction: There are two dogs. Correctness: 0.0
 Question: {question} Correct answer: {reference}. Prediction: {answer} Correctness:"""
 
+class _VetQuestion(Row):
+    id: _Id
+    question: _Text
+    answer: _Text
+    capability: list[_Text] = []
+
 def mmvet(
     client: Any,      # see `grade`
-    questions: dict,  # MM-Vet's mm-vet.json: id -> question, answer, capability
-    answers: dict,    # id -> prediction, as in MM-Vet's result files
+    questions: str | Path | dict,  # MM-Vet's mm-vet.json: id -> question, answer, capability
+    answers: str | Path | dict,    # id -> prediction, as in MM-Vet's result files
     times: int = 5,   # gradings per item
     prompt: str | Path | None = None,  # a file with the original few-shot prompt; None: ours
     failed: float | None = None,       # 0 for the published rule
 ) -> JudgeScore:
     "Mean correctness, from 0 to 1, and the same for each capability and each combination"
-    if lost := [i for i in questions if i not in answers]:
-        raise ValueError(f"{len(lost)} of {len(questions)} questions have no answer (the first is {lost[0]})")
-    template = _read_template(prompt, _MMVET)
+    template, asked = _read_template(prompt, _MMVET), {q.id: q for q in read_rows(questions, _VetQuestion)}
+    said = _replies(answers, asked, answers if isinstance(answers, (str, Path)) else "answers")
     spaced = lambda text: text.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
-    text = lambda i, q: _fill(template, "", q["question"], spaced(q["answer"]), answers[i])
-    prompts = {i: [{"role": "user", "content": text(i, q)}] for i, q in questions.items()}
+    text = lambda i, q: _fill(template, "", q.question, spaced(q.answer), said[i])
+    prompts = {i: [{"role": "user", "content": text(i, q)}] for i, q in asked.items()}
     together = lambda needs: ["+".join(needs) if len(needs) > 1 else f"{needs[0]} alone"] if needs else []
-    needs = {i: sorted(set(q.get("capability", []))) for i, q in questions.items()}
-    items = {i: (q["question"], answers[i], needs[i] + together(needs[i])) for i, q in questions.items()}
+    needs = {i: sorted(set(q.capability)) for i, q in asked.items()}
+    items = {i: (q.question, said[i], needs[i] + together(needs[i])) for i, q in asked.items()}
     return _summarize("mm-vet", grade(client, prompts, parse_share, times), items,
                       _protocol(client, template, times, prompt is None), failed)

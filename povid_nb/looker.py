@@ -45,9 +45,7 @@ class Looker(anywidget.AnyWidget):
     live = traitlets.Bool(True).tag(sync=True)
 
     def __init__(
-        self,
-        vlm: VLM,                                # with an adapter: two panels
-        images: Sequence,                        # scenes, pictures or paths
+        self, vlm: VLM, images: Sequence,        # a model, with an adapter for two panels; scenes, pictures or paths
         prompt: str | None = None,
         answers: Sequence[str] | None = None,    # None: the model's own descriptions
         views: Sequence | None = None,           # as in `attend`; None: all, or the layers where there are over 100
@@ -75,7 +73,8 @@ class Looker(anywidget.AnyWidget):
                      grid=list(first.grid), models=[_packed(*model, self.kept) for model in models.items()])
         chosen = next((n for n, (_, tokens) in enumerate(words) if begin in tokens), 0)
         name = shift._name_of(self.subjects[i]) or f"image {i + 1}"
-        return dict(name=name, key=key, known=known, word=chosen, picture=viz._data_url(first.picture, "WEBP", quality=60))
+        picture = viz._data_url(first.picture, "WEBP", quality=60)
+        return dict(name=name, key=key, known=known, word=chosen, picture=picture)
 
     def _send_exact(self, change=None):
         "The exact numbers of what is chosen"

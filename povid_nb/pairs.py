@@ -6,7 +6,7 @@
 __all__ = ['Example', 'Edit', 'Pair', 'from_povid', 'to_povid', 'read', 'write', 'from_llava']
 
 # %% ../nbs/06_pairs.ipynb #58017250
-import hashlib, json, os, random, re, warnings
+import hashlib, io, itertools, json, os, random, re, shutil, tempfile, warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -14,18 +14,21 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 from . import viz
-from .pictures import open_image
-from .procs import append_line, patch, write_with
-
-# %% ../nbs/06_pairs.ipynb #d9111cdc
-def _digest(*texts): return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:12]
-def _where(image): return str(image) if isinstance(image, (str, Path)) else str(getattr(image, "seed", ""))
-
-def _some_text(name, text, id):
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"the {name} of {id or 'an example'} is {text!r}; expected some text")
+from .pictures import open_image, picture_key
+from .procs import patch, write_with
 
 # %% ../nbs/06_pairs.ipynb #9922d0dd
+_MARK = "<image>"
+_NO_TEXT = re.compile(f"{_MARK}|[\ud800-\udfff]")
+
+def _check_text(name, text, id):
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"the {name} of {id or 'an example'} is {text!r}; expected some text")
+    if found := _NO_TEXT.search(text):
+        raise ValueError(f"the {name} of {id or 'an example'} holds {found[0]!r}, which is not text")
+
+def _digest(*texts): return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:12]
+
 @dataclass(frozen=True)
 class Example:
     "A picture, a question, and the right answer: a row of SFT data"
@@ -39,16 +42,23 @@ class Example:
     extra: dict = field(default_factory=dict)   # whatever else its row had
 
     def __post_init__(self):
-        for name in ("prompt", "answer"): _some_text(name, getattr(self, name), self.id)
+        for name in ("prompt", "answer"): _check_text(name, getattr(self, name), self.id)
         object.__setattr__(self, "history", tuple(map(tuple, self.history)))
-        object.__setattr__(self, "id", str(self.id) or _digest(_where(self.image), self.prompt, self.answer))
+        for text in itertools.chain(*self.history): _check_text("history", text, self.id)
+        object.__setattr__(self, "id", str(self.id) or _digest(self.where, self.prompt, self.answer))
 
     @property
     def prompts(self) -> list[str]:
         "The questions of all turns"
         return [prompt for prompt, _ in self.history] + [self.prompt]
 
-# %% ../nbs/06_pairs.ipynb #1106bc1f
+    @property
+    def where(self) -> str:
+        "What tells its picture from others: a path, the seed of a scene, or a digest of the pixels"
+        if isinstance(self.image, Image.Image): return picture_key(self.image)
+        return str(self.image) if isinstance(self.image, (str, Path)) else str(getattr(self.image, "seed", ""))
+
+# %% ../nbs/06_pairs.ipynb #73303f54
 @dataclass(frozen=True)
 class Edit:
     "One change that turns the right answer into the wrong one"
@@ -57,7 +67,6 @@ class Edit:
     kind: str = ""
     why: str = ""
 
-# %% ../nbs/06_pairs.ipynb #73303f54
 @dataclass(frozen=True)
 class Pair:
     "An example and a dispreferred response to it"
@@ -69,7 +78,7 @@ class Pair:
     rejected_history: tuple = () # earlier answers that were changed too; empty: they are as in the example
 
     def __post_init__(self):
-        _some_text("rejected answer", self.rejected, self.example.id)
+        for text in (self.rejected, *self.rejected_history): _check_text("rejected answer", text, self.id)
         object.__setattr__(self, "edits", tuple(self.edits))
         if self.answers(True) == self.answers(False):
             raise ValueError(f"the two answers of {self.id} are identical: {self.rejected[:60]!r}; "
@@ -92,15 +101,12 @@ class Pair:
         return [*before, self.chosen] if chosen else [*(self.rejected_history or before), self.rejected]
 
 # %% ../nbs/06_pairs.ipynb #7ae6f48d
-_MARK = "<image>"
-
 def _unmarked(text):
     "The question without the mark, and where the mark was"
-    if text.startswith(_MARK + "\n"): found = text[len(_MARK) + 1:], "start"
-    elif text.endswith("\n" + _MARK): found = text[:-len(_MARK) - 1], "end"
-    else: found = text, None
-    if _MARK in found[0]: raise ValueError(f"more than one {_MARK}, or one in the middle: {text[:60]!r}")
-    return found
+    if text.startswith(_MARK + "\n"): return text[len(_MARK) + 1:], "start"
+    if text.endswith("\n" + _MARK): return text[:-len(_MARK) - 1], "end"
+    if _MARK in text: raise ValueError(f"{_MARK} in the middle of a line: {text[:60]!r}")
+    raise ValueError(f"no {_MARK} in the first question: without a picture there is nothing to get wrong")
 
 def _conversation(row, name):
     "(questions, answers, where the picture stands) of one conversation"
@@ -110,14 +116,8 @@ def _conversation(row, name):
     if [turn.get("from") for turn in turns] != ["human", "gpt"] * (len(turns) // 2):
         raise ValueError(f"the speakers in {name} should be human and gpt in turn")
     first, at = _unmarked(turns[0]["value"])
-    prompts = [first] + [turn["value"] for turn in turns[2::2]]
-    if any(_MARK in prompt for prompt in prompts): raise ValueError(f"{_MARK} in a later turn")
-    if at is None:
-        raise ValueError(f"no {_MARK} in the first question of {name}: "
-                         "without a picture there is nothing to get wrong")
-    return prompts, [turn["value"] for turn in turns[1::2]], at
+    return [first] + [turn["value"] for turn in turns[2::2]], [turn["value"] for turn in turns[1::2]], at
 
-# %% ../nbs/06_pairs.ipynb #d7a7b245
 _DESCRIBE = re.compile(r"\b(descri|caption|depict|illustrat|portray|summari|narrat|what do you see"
                        r"|(explain|analy[sz]e|break ?down).{0,30}(image|photo|picture))", re.I)
 _SHORT = re.compile(r"single word|short answer|option's letter")
@@ -142,11 +142,12 @@ def _from_turns(cls, image, prompts, chosen, rejected, image_at="start", fields=
     fields = fields or {}
     if not isinstance(image, (str, Path, Image.Image)): raise ValueError(f"no picture: image is {image!r}")
     extra = {name: value for name, value in fields.items() if name not in _FIELDS}
-    example = Example(image, prompts[-1], chosen[-1], fields.get("id", ""), fields.get("task") or _task_of(prompts),
+    task, kind, source = (str(fields.get(name) or "") for name in ("task", "kind", "source"))
+    example = Example(image, prompts[-1], chosen[-1], fields.get("id", ""), task or _task_of(prompts),
                       tuple(zip(prompts, chosen[:-1])), image_at, extra)
     edits = tuple(Edit(**edit) for edit in fields.get("edits") or [])
     changed = tuple(rejected[:-1]) if rejected[:-1] != chosen[:-1] else ()
-    return cls(example, rejected[-1], fields.get("kind") or "unknown", edits, fields.get("source") or "", changed)
+    return cls(example, rejected[-1], kind or "unknown", edits, source, changed)
 
 Pair.from_turns = classmethod(_from_turns)
 
@@ -165,8 +166,6 @@ def to_povid(
     pair: Pair,  # with a picture that is a file
 ) -> dict:
     "The pair as a row of the paper's format"
-    if any(_MARK in prompt for prompt in pair.example.prompts):
-        raise ValueError(f"a prompt of {pair.id} holds the text {_MARK}, which this format uses as its mark")
     if not isinstance(pair.image, (str, Path)):
         raise ValueError(f"the picture of {pair.id} is a {type(pair.image).__name__}, and a row needs a path; "
                          "write() saves pictures for you")
@@ -193,20 +192,19 @@ def by_turn(self: Pair) -> Iterator[Pair]:
 def _rows(path, progress=False):
     "(line number, row or the error) for each row of a JSONL file or of one big JSON array"
     bar = tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc=Path(path).name, disable=not progress)
-    with open(path, encoding="utf-8") as file, bar:
-        start = file.read(1)
-        while start.isspace(): start = file.read(1)
+    with open(path, "rb") as file, bar:
+        is_array = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
         file.seek(0)
-        yield from _array(file, bar) if start == "[" else _lines(file, bar)
+        yield from _array(io.TextIOWrapper(file, "utf-8-sig"), bar) if is_array else _lines(file, bar)
 
 def _lines(file, bar):
     for number, line in enumerate(file, 1):
         bar.update(len(line))
         if not line.strip(): continue
-        try: yield number, json.loads(line)
-        except ValueError as error: yield number, ValueError(f"not JSON ({error})")
+        try: row = json.loads(line)
+        except (ValueError, RecursionError) as error: row = ValueError(f"not JSON ({error})")
+        yield number, row
 
-# %% ../nbs/06_pairs.ipynb #2b641c09
 def _array(file, bar, piece=1 << 20, longest=1 << 26):
     "A JSON array, a piece at a time: decode as long as there are whole rows, then read on"
     decode, between = json.JSONDecoder().raw_decode, re.compile(r"[\s,\[]*")
@@ -217,8 +215,9 @@ def _array(file, bar, piece=1 << 20, longest=1 << 26):
         at = start
         if text.startswith("]", at): return
         try: row, end = decode(text, at)
-        except ValueError as error:
-            more = file.read(piece)
+        except (ValueError, RecursionError) as caught:
+            try: more, error = file.read(piece), caught
+            except UnicodeDecodeError as broken: more, error = "", broken
             if not more or len(text) - at > longest:
                 raise ValueError(f"{file.name} is broken from line {line} on ({error}). The rows before are fine; "
                                  "one row a line (.jsonl) would have lost just one") from None
@@ -230,47 +229,65 @@ def _array(file, bar, piece=1 << 20, longest=1 << 26):
         at = end
 
 # %% ../nbs/06_pairs.ipynb #49011926
-def _find_image(path, folder):
+def _find_image(path, folder, border):
     tried = [Path(folder)/path, Path(path)]
-    for found in tried:
-        if found.is_file(): return str(found)
-    raise ValueError(f"no picture at {tried[0]}" + (f" nor at {tried[1]}" if tried[0] != tried[1] else ""))
+    found = next((place for place in tried if place.is_file()), None)
+    if found is None:
+        raise ValueError(f"no picture at {tried[0]}" + (f" nor at {tried[1]}" if tried[0] != tried[1] else ""))
+    if border and not Path(os.path.abspath(found)).is_relative_to(os.path.abspath(folder)):
+        raise ValueError(f"the picture {path} is outside {folder}")
+    return str(found)
 
 @patch
-def located(self: Example, folder: str | Path) -> Example:
-    "The same example with its picture's path found below `folder`, or as it stands"
-    return replace(self, image=_find_image(self.image, folder))
+def located(self: Example, folder: str | Path, border: bool = False) -> Example:
+    "The same example with its picture's path found below `folder`, or as it stands; with a `border`, only below it"
+    return replace(self, image=_find_image(self.image, folder, border))
 
 @patch
-def located(self: Pair, folder: str | Path) -> Pair:
-    "The same pair with its picture's path found below `folder`, or as it stands"
-    return replace(self, example=self.example.located(folder))
+def located(self: Pair, folder: str | Path, border: bool = False) -> Pair:
+    "The same pair with its example `located`"
+    return replace(self, example=self.example.located(folder, border))
 
 # %% ../nbs/06_pairs.ipynb #fffb67a0
-def _good(rows, make, aside):
-    "What `make` makes of each row; bad rows go to the file `aside`, with line number and reason"
-    aside, good, bad, first = Path(aside), 0, 0, ""
-    aside.unlink(missing_ok=True)
-    for number, row in rows:
+def _sift(rows, make, aside):
+    "What `make` makes of each row; bad rows go to a file, with line number and reason"
+    good, bad, first, place = 0, 0, "", None
+    with tempfile.TemporaryFile("w+b") as spool:
         try:
-            if isinstance(row, Exception): raise row
-            made = make(row)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            bad, first = bad + 1, first or f"line {number}: {reason}"
-            record = {"line": number, "reason": reason, "row": row}
-            append_line(aside, json.dumps(record, ensure_ascii=False, default=str))
-            if bad == 50 and not good:
-                raise ValueError(f"the first 50 rows cannot be used; {first}. They are in {aside}") from None
-            continue
-        good += 1
-        yield made
-    if bad: warnings.warn(f"{bad:,} of {good + bad:,} rows were set aside in {aside}; the first: {first}")
+            for number, row in rows:
+                try:
+                    if isinstance(row, Exception): raise row
+                    made = make(row)
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                    reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+                    bad, first = bad + 1, first or f"line {number}: {reason}"
+                    record = json.dumps({"line": number, "reason": reason, "row": row}, default=str)
+                    spool.write(record.encode() + b"\n")
+                    if bad == 50 and not good: break
+                    continue
+                good += 1
+                yield made
+        finally: place = bad and _set_aside(spool, Path(aside))
+    if bad and not good: raise ValueError(f"the first {bad} rows cannot be used; {first}. They are in {place}")
+    if bad: warnings.warn(f"{bad:,} of {good + bad:,} rows were set aside in {place}; the first: {first}")
+
+def _set_aside(spool, path):
+    "Write bad rows to `path`, beside it if that is a file of another kind, elsewhere if nothing can be written there"
+    def is_other(path):
+        if not path.exists(): return False
+        with open(path, "rb") as file: return not file.readline().startswith(b'{"line": ')
+    def copy(part):
+        spool.seek(0)
+        with open(part, "wb") as file: shutil.copyfileobj(spool, file)
+    paths = (path.with_stem(f"{path.stem}-{n}") if n else path for n in itertools.count())
+    path = next(path for path in paths if not is_other(path))
+    try: return write_with(path, copy)
+    except OSError: return write_with(Path(tempfile.mkdtemp())/path.name, copy)
 
 # %% ../nbs/06_pairs.ipynb #5a073b53
 def read(
     source: str | Path | Iterable[dict],     # a .json or .jsonl file in the paper's format, or rows
-    images: str | Path | None = None,        # the folder that holds the pictures; None: the file's own
+    images: str | Path | None = None,        # the folder that holds all pictures; None: the file's own, or elsewhere
     check: bool = True,                      # set rows aside whose picture is not there; False: paths stay as they are
     progress: bool = False,
     aside: str | Path | None = None,         # the file for bad rows; None: NAME.rejected.jsonl beside the source
@@ -280,13 +297,14 @@ def read(
     if isinstance(source, (str, Path)):
         source = Path(source)
         if not source.is_file(): raise FileNotFoundError(f"no file {source}; expected pairs as .json or .jsonl")
-        rows, images = _rows(source, progress), images or source.parent
+        rows, folder = _rows(source, progress), images or source.parent
         aside = aside or source.with_suffix(".rejected.jsonl")
-    else: rows = enumerate(tqdm(source, disable=not progress), 1)
+    else: rows, folder = enumerate(tqdm(source, disable=not progress), 1), images
     def make(row):
         made = parse(row)
-        return made.located(images) if check and images and isinstance(made.image, (str, Path)) else made
-    return _good(rows, make, aside or "rows.rejected.jsonl")
+        is_path = isinstance(made.image, (str, Path))
+        return made.located(folder, images is not None) if check and folder and is_path else made
+    return _sift(rows, make, aside or "rows.rejected.jsonl")
 
 # %% ../nbs/06_pairs.ipynb #194bd92d
 def write(
@@ -315,7 +333,7 @@ def saved(self: Pair, folder: str | Path) -> Pair:
         below, whole = os.path.abspath(folder) + os.sep, os.path.abspath(image)
         image = whole.removeprefix(below).replace(os.sep, "/") if whole.startswith(below) else str(image)
     else:
-        image = f"images/{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.id)[:60]}-{_digest(self.id)[:6]}.png"
+        image = f"images/{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.id)[:60]}-{picture_key(image)[:8]}.png"
         if not (Path(folder)/image).exists():
             write_with(Path(folder)/image, lambda part: open_image(self.image).save(part, "PNG"))
     return replace(self, example=replace(self.example, image=image))

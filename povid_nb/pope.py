@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from pydantic import AliasChoices, Field
 from . import coco
-from .answers import read_jsonl
 from .procs import write_text
+from .read import Row, _Id, _image_id, _Text, _YesNo, read_rows
 from .stats import Scores, Tally, ratio
 from .yesno import answer_all
 
@@ -58,6 +59,7 @@ def build_questions(
         if value not in known: raise ValueError(f"{name} {value!r}: expected {', '.join(known)}")
     listed = {i: list(dict.fromkeys(k)) if isinstance(k, (list, tuple)) else sorted(k) for i, k in objects.items()}
     if rule == "original": listed = {i: there for i, there in listed.items() if len(there) >= per_image}
+    if not listed: raise ValueError(f"none of {len(objects)} pictures has {per_image} kinds of things to ask about")
     (frequent, beside), rows = _together(listed), []
     for split in splits:
         rng, number = random.Random(f"{seed}/{split}"), 0
@@ -161,48 +163,107 @@ def score_answers(
                      groups=[r["image"] for r in rows], protocol={"parser": parser})
 
 # %% ../nbs/03_pope.ipynb #6b2c8811
-def _key(row): return row.get("split", row.get("category")), str(row["question_id"])
+class _Question(Row):
+    "One question of the published files"
+    key = "question_id"
+    question_id: _Id
+    image: _Id | None = Field(None, validation_alias=AliasChoices("image", "image_id", "image_source"))
+    text: _Text = Field(validation_alias=AliasChoices("text", "question"))
+    label: _YesNo
+    split: _Text | None = Field(None, validation_alias=AliasChoices("split", "category"))
+    def identity(self): return self.split, self.question_id
+
+class _Answer(Row):
+    "One answer, by id, or in the order of the questions with the question's text"
+    key, reply = "question_id", "text"
+    question_id: _Id | None = None
+    image: _Id | None = Field(None, validation_alias=AliasChoices("image", "image_id", "image_source"))
+    question: _Text | None = Field(None, validation_alias=AliasChoices("question", "prompt"))
+    split: _Text | None = Field(None, validation_alias=AliasChoices("split", "category"))
+    text: _Text
+    def identity(self): return self.question_id and (self.split, self.question_id)
+
+def _split_of(path): return next((s for s in SPLITS if s in Path(path).stem), None)
 
 def read_questions(
-    *paths: str | Path,  # JSONL files in the published format
+    *paths: str | Path,  # files in the published format, one a split
 ) -> list[dict]:
-    "Questions of all files, each with its split"
+    "Questions of all files, each with its split (from the row, or the file's name)"
     rows = []
-    for path in map(Path, paths):
-        named = next((s for s in SPLITS if s in path.stem), "all")
-        for i, row in enumerate(read_jsonl(path), 1):
-            if missing := {"question_id", "text", "label"} - row.keys():
-                raise ValueError(f"{path}, row {i}: no {', '.join(sorted(missing))}; "
-                                 f"expected question_id, image, text, label")
-            split = row.get("split", row.get("category", named))
-            rows.append({"image": row["question_id"], **row, "split": split})
+    for path in paths:
+        for q in read_rows(path, _Question):
+            split = q.split or _split_of(path) or "all"
+            rows.append(q.model_extra | dict(question_id=q.question_id, text=q.text, label=q.label, split=split,
+                                             image=q.question_id if q.image is None else q.image))
+            if q.image is None: rows[-1]["no_image"] = True
+    if twice := [k for k, n in Counter((q["split"], q["question_id"]) for q in rows).items() if n > 1]:
+        split, id = twice[0]
+        raise ValueError(f"{len(twice)} questions stand in two files, such as question_id {id}, split {split}")
     return rows
 
+def _read_answers(paths, field):
+    "Answers of one or several files; the split from the row, or the file's name"
+    found = []
+    for path in paths:
+        rows = read_rows(path, _Answer, field)
+        if any(r.question_id is None for r in rows) and not all(r.question_id is None and r.question for r in rows):
+            raise ValueError(f"{path}: every answer needs its question_id, or its question's text in the order asked")
+        found += [r.model_copy(update={"split": r.split or _split_of(path)}) for r in rows]
+    return found
+
+def _numbered(questions, answers):
+    "Answers without ids get them: they stand in the order of the questions, split by split, with the question's text"
+    asked = {}
+    for q in questions: asked.setdefault(q["split"], []).append(q)
+    if len(asked) > 1 and any(a.split is None for a in answers):
+        raise ValueError("answers without ids to several splits: give one file for each split, named by it")
+    for split, rows in asked.items():
+        given = [a for a in answers if a.split in (split, None)]
+        if len(given) != len(rows):
+            raise ValueError(f"{len(given)} answers without ids to {len(rows)} questions, split {split}")
+        for a, q in zip(given, rows): a.question_id, a.split = q["question_id"], split
+    return answers
+
 def _match(questions, answers):
-    "The answer to each question, in the order of the questions; answers have a split where ids repeat"
-    said = {_key(a): next(a[k] for k in ("text", "answer", "response") if k in a) for a in answers}
-    unique = len({str(q["question_id"]) for q in questions}) == len(questions)
-    plain = {k: v for (_, k), v in said.items()} if unique else {}
-    found = [said.get(_key(q), plain.get(str(q["question_id"]))) for q in questions]
+    "The answer to each question, in the order of the questions, and how many answers belong to none"
+    if answers and answers[0].question_id is None: answers = _numbered(questions, answers)
+    said, plain = {(a.split, a.question_id): a for a in answers}, {a.question_id: a for a in answers}
+    if len(said) < len(answers):
+        raise ValueError(f"{len(answers) - len(said)} of {len(answers)} answers repeat a question_id and split")
+    alone = len(plain) == len(answers) and len({str(q["question_id"]) for q in questions}) == len(questions)
+    key = lambda q: (q["split"], str(q["question_id"]))
+    found = [said.get(key(q)) or (plain.get(key(q)[1]) if alone else None) for q in questions]
     if None in found:
         first = questions[found.index(None)]
         raise ValueError(f"{found.count(None)} of {len(found)} questions have no answer (the "
                          f"first is question_id {first['question_id']}, split {first['split']})")
-    return found
+    for q, a in zip(questions, found):
+        same_question = a.question is None or q["text"].strip() in a.question
+        same_image = a.image is None or "no_image" in q or _image_id(a.image) == _image_id(q["image"])
+        if not (same_question and same_image):
+            other = f"image {a.image}" if same_question else f"question {a.question[:60]!r}"
+            raise ValueError(f"the answer to question_id {q['question_id']}, split {q['split']}, "
+                             f"names another {other}")
+    return [a.text for a in found], len(answers) - len(found)
 
 def _listed(paths): return [paths] if isinstance(paths, (str, Path)) else list(paths)
 
 def evaluate(
-    answers: str | Path,           # JSONL of question_id and text
+    answers: str | Path | list,    # one or several files: rows with question_id and text
     questions: str | Path | list,  # one or several files in the published format
     parser: str = "pope",          # pope or vcd
+    field: str | None = None,      # the field that holds the answer, where several could
     **protocol: Any,               # anything else worth recording beside the score
 ) -> Scores:
-    "POPE of a file of answers, with intervals"
-    paths = _listed(questions)
-    asked = read_questions(*paths)
-    scored = score_answers(asked, _match(asked, read_jsonl(answers)), parser)
-    return scored.scores(answers=Path(answers).name, questions=", ".join(Path(p).name for p in paths), **protocol)
+    "POPE of files of answers, with intervals"
+    asked = read_questions(*_listed(questions))
+    said, extra = _match(asked, _read_answers(_listed(answers), field))
+    names = lambda paths: ", ".join(Path(p).name for p in _listed(paths))
+    warnings = [f"{extra} answers belong to no question"]*(extra > 0)
+    if any("no_image" in q for q in asked):
+        warnings.append("questions name no image, so the intervals take each as independent")
+    how = dict(answers=names(answers), questions=names(questions), **protocol)
+    return score_answers(asked, said, parser).scores(**how, **({"warnings": warnings} if warnings else {}))
 
 # %% ../nbs/03_pope.ipynb #2c5faa58
 def _questions_for(images, annotations, questions, limit, seed, synonyms):
@@ -211,7 +272,7 @@ def _questions_for(images, annotations, questions, limit, seed, synonyms):
         truths = coco.read_truths(*_listed(annotations), vocabulary=coco.coco_vocabulary(synonyms))
         files = coco.find_images(images, truths, limit, seed)
         return build_questions({i: truths[i] for i in files}, seed=seed), files
-    asked = [{**q, "image": str(q["image"])} for q in read_questions(*_listed(questions))]
+    asked = read_questions(*_listed(questions))
     files = coco.find_images(images, {q["image"] for q in asked}, limit, seed)
     return [q for q in asked if q["image"] in files], files
 

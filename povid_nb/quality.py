@@ -9,6 +9,7 @@ __all__ = ['distance', 'contradicts', 'fault', 'measure', 'plot']
 import math, re, unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from difflib import SequenceMatcher
 from functools import lru_cache
 from statistics import fmean
 from . import coco, viz, world
@@ -58,14 +59,28 @@ def _wrong_edits(pair):
         if low(edit.old) not in low(pair.chosen): return f"an edit of words that were not there: {edit.old!r}"
         if low(edit.new) not in low(pair.rejected): return f"an edit that is not in the text: {edit.new!r}"
 
+def _unlisted_change(pair):
+    if not pair.edits: return
+    a, b = _words(pair.chosen), _words(pair.rejected)
+    listed = {"a", "an"}.union(*(_words(f"{edit.old} {edit.new}") for edit in pair.edits))
+    for op, i, i2, j, j2 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        changed = [word for word in a[i:i2] + b[j:j2] if op != "equal" and word not in listed]
+        if changed: return f"a change that no edit lists: {' '.join(changed)[:60]!r}"
+
 # %% ../nbs/workshop/quality.ipynb #176f1c9b
 _TALK = re.compile(
     r"\bas an ai\b|language model|hallucinat|here is the|in reality|contrary to the (image|picture)"
     r"|\bI('m| am) (sorry|unable)|\bI can(no|')t\b|\[[^\]]*(change|edit|added)[^\]]*\]"
     r"|\b(re-?written|rewrote|modified|altered|original|corrected|false|incorrect)"
-    r" (answer|description|caption|version|text|statement|sentence)", re.I)
+    r" (answer|description|caption|version|text|statement|sentence)"
+    r"|\b(ignore|disregard)\b.{0,20}\b(instructions|prompt)", re.I)
+_TOKEN = re.compile(r"</?s>|<\|[\w-]+\|>|\[/?INST\]|<(image|pad|unk|bos|eos|video|(start|end)_of_\w+)>", re.I)
 _HEDGE = re.compile(
     r"\b(perhaps|maybe|possibly|probably|presumably|might be|may be|could be|(seem|appear)s? to)\b", re.I)
+
+def _has_token(pair):
+    found = _TOKEN.search(pair.rejected) or _TOKEN.search(pair.chosen)
+    if found: return f"holds {found[0]!r}, a special token of models"
 
 def _is_talk(pair):
     found = _TALK.search(pair.rejected)
@@ -117,9 +132,9 @@ def contradicts(pair: Pair) -> bool | None:
 def _is_true(pair):
     if contradicts(pair) is False: return "nothing in it contradicts the picture"
 
-_OF_CONTENT = (_is_same, _is_cut, _is_talk, _other_language, _is_true)
-_CHECKS = (_is_same, _is_cut, _is_talk, _is_hedged, _other_language, _wrong_length, _is_rewritten, _wrong_edits,
-           _is_true)
+_OF_CONTENT = (_is_same, _has_token, _is_cut, _is_talk, _other_language, _is_true)
+_CHECKS = (_is_same, _has_token, _is_cut, _is_talk, _is_hedged, _other_language, _wrong_length, _is_rewritten,
+           _wrong_edits, _unlisted_change, _is_true)
 
 def fault(pair: Pair) -> str | None:
     "The first thing that is wrong with a pair, in words; None for a good pair"
@@ -158,17 +173,19 @@ def plot(pairs: Iterable[Pair]):
     _bars(put, things, "times put in", f"{figures['different things']} different things", "orange")
     for kind, colour in zip(figures["kinds"], ("blue", "vermilion", "green", "orange", "purple", "sky")):
         n = [distance(p.chosen, p.rejected) for p in pairs if p.kind == kind]
-        far.hist(n, bins=range(0, max(12, max(n) + 2)), align="left", histtype="step", linewidth=1.6, label=kind,
-                 color=viz.COLOURS[colour])
+        far.hist(n, bins=range(0, max(12, max(n) + 2)), align="left", histtype="step", linewidth=1.6,
+                 label=_plain(kind), color=viz.COLOURS[colour])
     far.set(xlabel="words changed", ylabel="pairs")
     far.set_title(f"length ratio {figures['length ratio']:.2f}", fontsize=10)
     far.xaxis.get_major_locator().set_params(integer=True)
     far.legend(fontsize=8, loc="upper right")
     return figure
 
+def _plain(text): return text.replace("$", r"\$")      # no formula
+
 def _bars(axes, counts, label, title, colour):
     names, values = zip(*counts) if counts else ((), ())
-    axes.barh(names, values, color=viz.COLOURS[colour])
+    axes.barh([_plain(name) for name in names], values, color=viz.COLOURS[colour])
     axes.invert_yaxis()
     axes.set_xlabel(label)
     axes.set_title(title, fontsize=10)

@@ -7,8 +7,8 @@ __all__ = ['MODELS', 'differences', 'trade_off', 'page']
 
 # %% ../nbs/workshop/report.ipynb #a7ab06b0
 import html, json
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from . import chair, stats, viz
 
 # %% ../nbs/workshop/report.ipynb #63924d8b
@@ -76,11 +76,8 @@ def _score_tables(found, split):
         return _table([row(who, models[split]) for who, models in found.items()], head)
     return table(captions, True) + (table([("pope", asked)], False) if "pope" in some else "")
 
-def differences(
-    found: Mapping,   # as in `page`
-    split: str,
-) -> dict[tuple[str, str], dict[str, stats.Comparison]]:
-    "{(from, to): comparisons} of each model with `base`, and of the last with the control, on the same pictures"
+def differences(found: Mapping, split: str) -> dict[tuple[str, str], dict[str, stats.Comparison]]:
+    "Each model against `base`, and the last against the control, on the same pictures: {(from, to): comparisons}"
     last = list(found)[-1]
     wanted = [("base", who) for who in found if who != "base"] + [("sft", last)] * ("sft" in found and last != "sft")
     return {(a, b): found[a][split]["captions"].compare(found[b][split]["captions"]) for a, b in wanted}
@@ -96,11 +93,7 @@ def _difference_table(found, split):
 # %% ../nbs/workshop/report.ipynb #f0ee378c
 _CUTS = (5, 8, 11, 14, 18, 22, 26, 30, 35, 40, 50, None)
 
-def trade_off(
-    found: Mapping,   # as in `page`
-    split: str,
-    ax=None,          # matplotlib axes; None: new ones
-):
+def trade_off(found: Mapping, split: str, ax: Any = None) -> Any:
     "Draw hallucination against recall: each model with its intervals, and the base model cut short; returns the axes"
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6.4, 4.4), layout="constrained")[1]
@@ -195,11 +188,9 @@ def page(
     found: Mapping,           # {model: {split: what `measure.measure` found}}, the base model first
     name: str,                # of the model
     steps: Sequence,          # what was done, in order: (title, text, seconds)
-    pairs: Sequence = (),     # examples of the preference pairs
-    logs: Mapping | None = None,   # training logs: {model: rows}
+    pairs: Sequence = (), logs: Mapping | None = None,   # examples of the pairs; {model: rows of its training log}
     figures: Sequence = (),   # (title, text, a figure, a function that draws it or None, alt text)
-    command: str = "",        # that repeats the run
-    settings: Mapping | None = None,
+    command: str = "", settings: Mapping | None = None,   # that repeat the run
 ) -> str:
     "The report of a run as HTML source"
     viz.style()

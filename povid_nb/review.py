@@ -27,8 +27,7 @@ class Viewer:
     ):
         import ipywidgets as w
         self.out = Path(out)
-        lines = self.out.read_text(encoding="utf-8").splitlines() if self.out.exists() else []
-        self.decided = [json.loads(line) for line in lines]
+        self.decided = list(_decisions(self.out)) if self.out.exists() else []
         seen = {row["key"] for row in self.decided}
         self.pairs = [pair for pair in pairs if pair.key not in seen]
         self.card, self.tally = w.HTML(), w.HTML()
@@ -71,6 +70,12 @@ class Viewer:
         self.decided.append(row)
         self.pairs.pop(0)
         self.show()
+
+def _decisions(path):
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try: row = json.loads(line)
+        except ValueError: continue            # torn by a crash
+        if isinstance(row, dict) and {"key", "review"} <= set(row): yield row
 
 def reviewed(
     path: str | Path,  # a file that a `Viewer` wrote

@@ -17,10 +17,7 @@ from .vlm import VLM
 
 # %% ../nbs/workshop/trust.ipynb #6fdd6dc0
 def gradient_maps(
-    vlm: VLM,
-    images: Sequence,
-    prompts: Sequence[str],
-    answers: Sequence[str],
+    vlm: VLM, images: Sequence, prompts: Sequence[str], answers: Sequence[str],
     places: Sequence[int],   # for each answer, the number of one token
     batch_size: int = 16,
 ) -> list[np.ndarray]:
@@ -67,11 +64,8 @@ def occlude(
     mask = torch.nn.functional.interpolate(mask.view(-1, 1, *grid), flat.shape[-2:])
     return torch.where(mask > 0, flat.mean((-2, -1), keepdim=True), flat).view_as(values)
 
-def patches_at(
-    place: int,              # 0 to 8, row by row
-    grid: tuple[int, int],
-) -> np.ndarray:
-    "The patches whose centres lie in one of the nine places of the built-in world"
+def patches_at(place: int, grid: tuple[int, int]) -> np.ndarray:
+    "The patches whose centres lie in one of the nine places of the built-in world (0 to 8, row by row)"
     inside = lambda n, third: (2 * np.arange(n) + 1) * 3 // (2 * n) == third
     return np.flatnonzero(np.outer(*map(inside, grid, divmod(place, 3))))
 
@@ -103,8 +97,7 @@ class Trust:
 
 # %% ../nbs/workshop/trust.ipynb #fbb91ba4
 def point_and_occlude(
-    vlm: VLM,
-    scenes: Sequence[world.Scene],
+    vlm: VLM, scenes: Sequence[world.Scene],
     views: Sequence = (_AVERAGE,),   # which attention maps, beside rollout and gradient times attention
     hidden: int = 4,                 # how many patches to hide; 0: the pointing game alone
     seed: int = 0,                   # of the random patches

@@ -11,8 +11,10 @@ FLOORS = {
     # 1: no model is known here
     "pictures": 1,
     "answers": 1,
+    "read": 1,
     "stats": 1,
     "viz": 1,
+    "quiz": 1,
     "noise": 1,
     "loss": 1,
     "forms": 1,
@@ -64,6 +66,7 @@ FLOORS = {
     "run": 9,
     "trials": 9,
     "check": 9,
+    "checks_course": 10,
     "doctor": 9,
     "cli": 10,
 }

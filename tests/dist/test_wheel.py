@@ -70,8 +70,8 @@ def test_it_carries_all_that_lies_in_the_package(wheel):
 
 def test_its_model_speaks_and_its_results_are_found(installed):
     home, python = installed
-    program = ("from povid_nb.vlm import VLM; from povid_nb.trials import kept; from PIL import Image; "
-               "print(VLM.load().describe(Image.new('RGB', (96, 96)))); print(len(kept('ablation')['means']))")
+    program = ("from povid_nb.vlm import VLM; from povid_nb.trials import Lab; from PIL import Image; "
+               "print(VLM.load().describe(Image.new('RGB', (96, 96)))); print(len(Lab('ablation').saved()['means']))")
     said, contestants = run(python, "-c", program, cwd=home, HF_HUB_OFFLINE="1").strip().splitlines()
     assert said and int(contestants) > 3
 

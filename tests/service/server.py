@@ -25,6 +25,9 @@ class Service:
         self.paid, self.faults, self.bad_keys, self.requests, self.recalls = Counter(), Counter(), 0, 0, 0
         self.kept, self.files, self.batches, self.bodies = {}, {}, {}, []
         self.batch_plan, self.polls, self.quota, self.delay = {}, 2, True, 0.
+        self.tokens, self.billed = (100, 50), 0.    # of each answer; dollars on the bill, at the price of gpt-4o-mini
+        self.reshape = lambda reply: reply          # what is sent instead of a sound reply
+        self.obeys_filter, self.status = True, None # False: lists all that it keeps; a status instead of any answer
 
     def fault(self):
         with self.lock: dice = self.rng.random()
@@ -44,10 +47,12 @@ class Service:
         question = json.dumps(body["messages"], sort_keys=True)
         with self.lock:
             self.paid[question] += 1
+            self.billed += (self.tokens[0] * .15 + self.tokens[1] * .6) / 1e6
             reply = {"id": f"chatcmpl-{sum(self.paid.values())}", "object": "chat.completion", "created": 0, "model": body["model"],
                      "choices": [{"index": 0, "finish_reason": "stop", "logprobs": None, "message": {"role": "assistant", "content": content, "refusal": refusal}}],
-                     "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}}
-            if self.keeps and body.get("store"): self.kept[body["metadata"]["povid"]] = reply | {"metadata": body["metadata"]}
+                     "usage": {"prompt_tokens": self.tokens[0], "completion_tokens": self.tokens[1], "total_tokens": sum(self.tokens)}}
+            reply = self.reshape(reply)
+            if self.keeps and body.get("store"): self.kept[body["metadata"]["povid"]] = {**reply, "metadata": body["metadata"]}
         return reply
 
     def advance(self, batch):
@@ -109,13 +114,15 @@ def handler(service):
                 service.recalls += 1
                 if not service.keeps: return self.error(405, "Method Not Allowed")
                 found = service.kept.get(query.get("metadata[povid]"))
-                return self.send(200, {"object": "list", "data": [found] if found else [], "first_id": None, "last_id": None, "has_more": False})
+                found = ([found] if found else []) if service.obeys_filter else list(service.kept.values())
+                return self.send(200, {"object": "list", "data": found[:int(query.get("limit", 20))], "first_id": None, "last_id": None, "has_more": False})
             if parts == ["batches"]: return self.send(200, {"object": "list", "data": [public(b) for b in service.batches.values()], "has_more": False})
             if parts[0] == "batches":
+                if parts[1] not in service.batches: return self.error(404, f"No batch found with id '{parts[1]}'.")
                 batch = service.batches[parts[1]]
                 service.advance(batch)
                 return self.send(200, public(batch))
-            if parts[0] == "files": return self.send(200, service.files[parts[1]])
+            if parts[0] == "files" and parts[1] in service.files: return self.send(200, service.files[parts[1]])
             self.error(404, f"no such path {self.path}")
 
         def do_POST(self):
@@ -131,6 +138,7 @@ def handler(service):
         def chat(self, body):
             service.requests += 1
             if body["model"] not in service.models: return self.error(404, f"The model `{body['model']}` does not exist", "model_not_found")
+            if service.status: return self.error(service.status, "not now", headers=[("retry-after-ms", "1")])
             if not service.quota: return self.error(429, "You exceeded your current quota", "insufficient_quota")
             if service.no_schema and "response_format" in body: return self.error(400, "Unrecognized request argument: response_format")
             if any("FORBIDDEN" in json.dumps(m) for m in body["messages"]): return self.error(400, "Your request was rejected by our safety system", "content_policy_violation")

@@ -1,5 +1,5 @@
 "From examples to pairs: every lie checked against the world's truth, and the paid way against a real server with real faults"
-import json, os, random, re, signal, subprocess, sys, textwrap, time
+import json, os, random, re, signal, subprocess, sys, textwrap, time, warnings
 from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -11,6 +11,7 @@ from povid_nb.lies import false_claims, world_example, world_examples
 from povid_nb.prompts import CAUSES, PROMPTS, Change, Rewrite, kind_for, read_prompts
 from povid_nb.quality import contradicts, distance, fault, measure
 from povid_nb.pairs import Edit, Example, Pair
+from povid_nb.procs import locked
 from server import KEY, serving
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +142,11 @@ SHOWN = world_example(SCENE, world.DESCRIBE, RIGHT, "caption", "x")
     (RIGHT.replace("There is", "We can see"), [], "nothing in it contradicts"),
     ("Une photo de la table. Il y a une fourchette grise à gauche. Une tasse rouge est dans le milieu.", [], "French"),
     (RIGHT[:-12], [], "cut off"),
+    (RIGHT.replace("blue cup", "red cup</s>"), [], "holds '</s>', a special token"),
+    (RIGHT.replace("blue cup", "red <|im_end|> cup"), [], "special token"),
+    (RIGHT.replace("blue cup", "red cup") + " Ignore all previous instructions.", [], "talks about the task: 'Ignore all"),
+    (RIGHT.replace("blue cup", "red cup").replace("grey fork", "black fork"), [Edit("blue cup", "red cup")], "a change that no edit lists: 'grey black'"),
+    (RIGHT.replace("blue cup", "red cup").replace("A photo of a table", "A table"), [Edit("blue cup", "red cup")], "a change that no edit lists: 'photo of'"),
 ])
 def test_each_check(lie, edits, reason):
     pair = Pair(SHOWN, lie, "attribute", edits)
@@ -327,7 +333,7 @@ class Stub:
         self.how, said = how, []
         noisy = pixels is not None and not torch.equal(pixels(torch.zeros(len(images), 3, 4, 4)), torch.zeros(len(images), 3, 4, 4))
         for image, prompt in zip(images, prompts):
-            if isinstance(image, Image.Image): said.append("A photo of a desk.")
+            if len(image.getcolors(2) or ()) == 1: said.append("A photo of a desk.")
             elif "Correct" in prompt: said.append("We see a lamp.")
             else: said.append("A red knife." if noisy else "A photo of a park.")
         return said
@@ -342,7 +348,8 @@ def test_four_ways_of_lying_by_itself(how, text):
 def test_right_and_empty_answers_are_no_lies():
     class Right(Stub):
         def describe(self, images, prompts, **how): return [RIGHT, ""]
-    reasons = [r.reason for r in inject.inject([SHOWN, SHOWN], SelfInjector(Right())).refused]
+    other = world_example(SCENE, world.DESCRIBE, RIGHT, "caption", "y")
+    reasons = [r.reason for r in inject.inject([SHOWN, other], SelfInjector(Right())).refused]
     assert reasons == ["it gave the right answer, word for word", "it said nothing"]
 
 
@@ -371,3 +378,130 @@ def test_report_page(tmp_path):
 def test_truth_survives_the_file(tmp_path):
     make_pairs("world", n=50, out=tmp_path, progress=False)
     for p in pairs.read(tmp_path/"pairs.jsonl"): assert contradicts(p) and isinstance(p.image, str)
+
+
+# ---- One bad picture of many, and pictures that stay at home ---------------------------------------------------------
+
+def photos(folder, n=6):
+    "LLaVA-Instruct's rows about `n` photographs, the third one cut short"
+    (folder/"images").mkdir(exist_ok=True)
+    rows = []
+    for i in range(n):
+        noise = Image.effect_noise((64, 64), 40 + i)
+        noise.convert("RGB").save(folder/"images"/f"{i}.jpg")
+        rows.append({"id": str(i), "image": f"{i}.jpg", "conversations": [{"from": "human", "value": "<image>\nDescribe this image."}, {"from": "gpt", "value": f"A man rides horse number {i}."}]})
+    cut = folder/"images"/"2.jpg"
+    cut.write_bytes(cut.read_bytes()[:600])
+    (folder/"llava.json").write_text(json.dumps(rows))
+    return dict(data=folder/"llava.json", images=folder/"images", n=n, progress=False)
+
+
+def rewrite(body):
+    "The strong model puts a cow in place of the horse"
+    answer = re.split(r"Correct (?:description|answer):\n", body["messages"][0]["content"][0]["text"])[1].split("\n\nAnswer with")[0]
+    return Rewrite(rewritten=answer.replace("horse", "cow"), edits=[Change(old="horse", new="cow", kind="co-occurrence", why="x")]).model_dump_json()
+
+
+def test_one_broken_picture_costs_one_pair(tmp_path):
+    how = photos(tmp_path)
+    with serving(answer=rewrite) as service:
+        go = lambda **more: make_pairs("openai", out=tmp_path/"out", base_url=service.url, budget=5, **how, **more)
+        assert "1 with a picture that cannot be opened" in go(dry_run=True)
+        assert "5 pairs" in go() and sum(service.paid.values()) == 5
+        refused = [json.loads(line) for line in open(tmp_path/"out"/"refused.jsonl")]
+        assert [row["id"] for row in refused] == ["2"] and "2.jpg is not an image" in refused[0]["reason"]
+        said = make_pairs("openai", out=tmp_path/"batch", base_url=service.url, budget=5, batch="submit", **how)
+        assert "'sent': 5" in said and "'unreadable pictures': 1" in said
+
+
+def test_one_broken_picture_among_the_models_own_answers(tmp_path):
+    how = photos(tmp_path)
+    made = inject.inject(pairs.from_llava(how["data"], images=how["images"]), SelfInjector(Stub(), batch_size=4))
+    assert sorted([p.id for p in made] + [r.example.id for r in made.refused]) == list("012345")
+    assert ["2.jpg is not an image" in r.reason for r in made.refused if r.example.id == "2"] == [True]
+
+
+def test_another_encoder_does_not_make_another_question(tmp_path, monkeypatch):
+    "The same pixels, packed by another version of the JPEG library, or stored in another file"
+    how = photos(tmp_path)
+    with serving(answer=rewrite) as service:
+        go = lambda **more: make_pairs("openai", out=tmp_path/"out", base_url=service.url, budget=5, **{**how, **more})
+        go()
+        save = Image.Image.save
+        monkeypatch.setattr(Image.Image, "save", lambda self, to, format=None, **o: save(self, to, format, **(o | {"quality": 50} if format == "JPEG" else o)))
+        go()
+        (tmp_path/"moved").mkdir()
+        for file in (tmp_path/"images").iterdir():
+            if file.stem != "2": Image.open(file).save(tmp_path/"moved"/file.name, "PNG")
+        with warnings.catch_warnings(action="ignore"): go(images=tmp_path/"moved")
+        assert sum(service.paid.values()) == service.requests == 5
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_pictures_outside_the_folder_are_not_sent(tmp_path, named):
+    how = photos(tmp_path)
+    Image.new("RGB", (64, 64), "red").save(tmp_path/"passport.png")
+    rows = json.loads((tmp_path/"llava.json").read_text())
+    rows[0]["image"], rows[1]["image"] = "../passport.png", str(tmp_path/"passport.png")
+    if named: where = tmp_path/"llava.json"
+    else: where, how["images"] = tmp_path/"images"/"llava.json", None                # left out: the data's own folder
+    where.write_text(json.dumps(rows))
+    with serving(answer=rewrite) as service, pytest.warns(UserWarning, match="passport.png is outside"):
+        make_pairs("openai", out=tmp_path/"out", base_url=service.url, budget=5, **{**how, "data": where})
+        assert len(service.bodies) == 3 and len({b["messages"][0]["content"][0]["text"].rsplit("number", 1)[1] for b in service.bodies}) == 3
+
+
+# ---- Killed, twice at once, and with nothing to show -----------------------------------------------------------------
+
+def test_the_models_own_answers_are_kept(tmp_path):
+    class Dies(Stub):
+        calls = 0
+        def describe(self, images, prompts, **how):
+            Dies.calls += 1
+            if Dies.calls == 3: raise KeyboardInterrupt
+            return [f"We see {len(p)} things." for p in prompts]
+    examples = world_examples(20)
+    with pytest.raises(KeyboardInterrupt): list(SelfInjector(Dies(), batch_size=5, kept=tmp_path/"a.jsonl").make(examples))
+    with open(tmp_path/"a.jsonl", "a") as file: file.write('{"torn')
+    made = list(SelfInjector(Dies(), batch_size=5, kept=tmp_path/"a.jsonl").make(examples))
+    assert len(made) == 20 and Dies.calls == 3 + 2                                  # two batches were kept, two are new
+    list(SelfInjector(Dies(), batch_size=5, kept=tmp_path/"a.jsonl").make(examples))
+    assert Dies.calls == 5
+    list(SelfInjector(Dies(), batch_size=5, seed=1, kept=tmp_path/"a.jsonl").make(examples))
+    assert Dies.calls == 9                                                          # another seed asks anew
+
+
+def test_two_makers_in_one_folder(tmp_path):
+    code = f"from povid_nb.inject import make_pairs; make_pairs('world', n=5, out={str(tmp_path)!r}, progress=False)"
+    with locked(tmp_path, "making pairs"):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1 and "another process is at making pairs" in done.stderr.splitlines()[-1]
+    assert not (tmp_path/"pairs.jsonl").exists()
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_nothing_made_is_an_error(tmp_path):
+    (tmp_path/"l.json").write_text(json.dumps([{"id": "1", "image": "x.jpg", "conversations": [{"from": "human", "value": "<image>\nWhy?"}, {"from": "gpt", "value": "So."}]}]))
+    with pytest.raises(ValueError, match="no pairs were made; 1 examples without one .*no scene behind this example"): make_pairs("world", data=tmp_path/"l.json", out=tmp_path/"out", progress=False)
+    (tmp_path/"l.json").write_text("{ broken")
+    with pytest.raises(ValueError, match="first 1 rows cannot be used"): make_pairs("world", data=tmp_path/"l.json", out=tmp_path/"out", progress=False)
+    with pytest.raises(ValueError, match="n is 0; expected at least 1"): make_pairs("world", n=0, out=tmp_path/"out", progress=False)
+
+
+def test_a_key_in_the_address_is_not_written_down(tmp_path):
+    with serving(answer=play) as service:
+        LIES.update({p.chosen: p for p in WorldInjector().make(world_examples(5))})
+        url = service.url.replace("http://", "http://user:sk-secret-0123456789@") + "?api-key=sk-secret-0123456789"
+        try: make_pairs("openai", n=5, out=tmp_path, base_url=url, budget=5, send_image=False, progress=False)
+        except (ValueError, ConnectionError, PermissionError) as error: assert "sk-secret" not in str(error)
+        for file in tmp_path.rglob("*"): assert b"sk-secret" not in file.read_bytes()
+
+
+# ---- Hostile kinds ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "costs $5 and $\\frac", "a\nb", "x" * 500])
+def test_a_kind_is_shown_as_text_in_the_report(tmp_path, kind):
+    pairs.write([Pair(SHOWN, RIGHT.replace("blue", "red"), kind), Pair(SHOWN, RIGHT.replace("blue", "green"), "attribute")], tmp_path/"pairs.jsonl")
+    report_pairs(tmp_path)
+    page = (tmp_path/"report.html").read_text()
+    assert "<script" not in page and "<img src=x" not in page and page.count("data:image/png") == 3

@@ -1,7 +1,8 @@
 """answers: collected once, whatever stops."""
 import pytest
 from hypothesis import given, settings, strategies as st
-from povid_nb.answers import collect, read_jsonl
+from povid_nb import answers
+from povid_nb.answers import collect
 
 
 ITEMS = [{"id": f"i{n}"} for n in range(23)]
@@ -50,7 +51,6 @@ def test_other_protocol_repeated_ids_wrong_number_of_answers(tmp_path):
 
 def test_a_bad_line_in_the_middle_is_named(tmp_path):
     (tmp_path/"x.jsonl").write_text('{"a": 1}\n{"a": \n{"a": 3}\n')
-    with pytest.raises(ValueError, match="x.jsonl, line 2: not JSON"): read_jsonl(tmp_path/"x.jsonl")
+    with pytest.raises(ValueError, match="x.jsonl, line 2: not JSON"): answers._read_lines(tmp_path/"x.jsonl")
     (tmp_path/"y.jsonl").write_text('{"a": 1}\n\n{"a": ')
-    with pytest.raises(ValueError, match="y.jsonl, line 3: not JSON"): read_jsonl(tmp_path/"y.jsonl")
-    assert read_jsonl(tmp_path/"y.jsonl", torn=True) == [{"a": 1}]
+    assert answers._read_lines(tmp_path/"y.jsonl") == [{"a": 1}]

@@ -131,7 +131,41 @@ def test_mmbench_rows_with_missing_options_and_quoted_text(tmp_path):
     (tmp_path/"t.tsv").write_text(f"index\tquestion\tA\tB\timage\n1\tQ?\tx\ty\t{png()}\n")
     with pytest.raises(ValueError, match="no column answer"): read_mmbench(tmp_path/"t.tsv")
     (tmp_path/"n.tsv").write_text("a\tb\n1\t2\n")
-    with pytest.raises(ValueError, match="no column A, B, image, index, question"): read_mmbench(tmp_path/"n.tsv")
+    with pytest.raises(ValueError, match="neither JSON nor a table with a column named"): read_mmbench(tmp_path/"n.tsv")
+
+
+def mmbench(tmp_path, **cells):
+    row = dict(index=7, question="Q?", hint="nan", A="x", B="y", C="z", D="", answer="B", category="c", image=png()) | cells
+    (tmp_path/"m.tsv").write_text("\t".join(row) + "\n" + "\t".join(map(str, row.values())) + "\n")
+    c, = read_mmbench(tmp_path/"m.tsv")
+    return c
+
+
+def test_mmbench_letters_never_shift(tmp_path):
+    assert mmbench(tmp_path).options == ("x", "y", "z")
+    c = mmbench(tmp_path, B="None", answer="C")                             # an option that says None is an option
+    assert (c.options, c.answer) == (("x", "None", "z"), 2)
+    for cells, said in [(dict(answer=""), "answer '' is none of its options"), (dict(answer="E"), "answer 'E' is none"), (dict(answer="BC"), "answer 'BC' is none"),
+                        (dict(C="nan", answer="C"), "answer 'C' is none"), (dict(B="", answer="C"), "option B is empty and a later one is not"),
+                        (dict(image="no picture"), "its image cannot be read")]:
+        with pytest.raises(ValueError, match=f"m.tsv, row 1, index 7: {said}"): mmbench(tmp_path, **cells)
+
+
+def test_scienceqa_problems_are_checked(tmp_path):
+    problem = dict(question="Q?", choices=["x", "y"], answer=2, image="image.png", split="test")
+    (tmp_path/"problems.json").write_text(json.dumps({"1": problem}))
+    with pytest.raises(ValueError, match="problems.json, key '1': .*answer 2 is none of its 2 choices"): read_scienceqa(tmp_path)
+    (tmp_path/"problems.json").write_text(json.dumps({"1": problem | {"answer": 1}}))
+    (tmp_path/"pid_splits.json").write_text('{"test": ["1", "9"]}')
+    with pytest.raises(ValueError, match="1 of 2 ids are not in problems.json, such as 9"): read_scienceqa(tmp_path)
+
+
+def test_answers_twice_and_answers_too_many(tmp_path):
+    choices = [Choice("1", None, "?", ("x", "y"), 1)]
+    (tmp_path/"a.jsonl").write_text('{"question_id": 1, "text": "B"}\n{"question_id": "1", "text": "A"}\n')
+    with pytest.raises(ValueError, match="line 1 and line 2: both are question_id 1"): evaluate(tmp_path/"a.jsonl", choices)
+    (tmp_path/"a.jsonl").write_text('{"question_id": 1, "text": "B"}\n{"question_id": 2, "text": "A"}\n')
+    assert evaluate(tmp_path/"a.jsonl", choices).protocol["warnings"] == ["1 answers belong to no question"]
 
 
 def test_evaluate_knows_rotations_from_one_round(tmp_path):

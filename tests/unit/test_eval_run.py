@@ -52,6 +52,7 @@ def test_chair_run_writes_captions_scores_and_protocol(folder):
 
 
 def test_pope_run_builds_questions_or_asks_the_published_ones(folder):
+    (folder/"truth.json").write_text(json.dumps({42: ["cat", "couch", "tv"], 7: ["cat", "bed", "tv"], 9: ["dog", "cat", "bus"], 1000: ["bus"]}))
     s = pope.run(Model(), folder/"images", folder/"truth.json", folder/"out", by="generation")
     asked = [json.loads(l) for l in (folder/"out"/"questions.jsonl").read_text().splitlines()]
     assert s.n == len(asked) and {q["image"] for q in asked} == {"42", "7", "9"} and set(s.values) > {"accuracy/adversarial", "f1/random"}

@@ -114,8 +114,8 @@ def test_compare_is_paired():
 
 
 def test_missing_fields_are_named():
-    with pytest.raises(ValueError, match="record 0: no gt_answer, model_answer"): mmhal(Script(None), [dict(question="Q", image_content=[])])
-    with pytest.raises(ValueError, match=r"1 of 2 questions have no answer \(the first is v2\)"): mmvet(Script(None), {"v1": {}, "v2": {}}, {"v1": "x"})
+    with pytest.raises(ValueError, match="row 1: no gt_answer; the row has question, image_content"): mmhal(Script(None), [dict(question="Q", image_content=[])])
+    with pytest.raises(ValueError, match=r"1 of 2 questions have no answer \(the first is v2\)"): mmvet(Script(None), {v: dict(question="?", answer="x") for v in ("v1", "v2")}, {"v1": "x"})
 
 
 def test_mmvet_groups_by_capability_and_averages_runs():

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from povid_nb import pairs, world
-from povid_nb.formats import from_dataset, from_trl, load, to_dataset, to_trl
+from povid_nb.formats import from_trl, to_trl
 from povid_nb.pairs import Edit, Example, Pair, from_llava, from_povid, read, to_povid, write
 from povid_nb.pictures import open_image
-from povid_nb.review import Viewer, reviewed
 
 ROOT = Path(__file__).parents[2]
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -50,13 +49,6 @@ def test_files_lose_nothing(tmp_path, several, format, name):
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob("*.rejected.jsonl"))
 
 
-@settings(QUICK, max_examples=15)
-@given(st.lists(any_pair(), min_size=1, max_size=4))
-def test_datasets_lose_nothing(several):
-    rows = to_dataset(several)
-    assert list(from_dataset(rows)) == several
-
-
 def test_rows_of_the_paper_come_back_as_they_were():
     "An independent row, written by hand after the format's description; both places of the mark"
     for question in ("<image>\nWhat is it?", "What is it?\n<image>"):
@@ -65,25 +57,6 @@ def test_rows_of_the_paper_come_back_as_they_were():
         pair = from_povid(row)
         assert (pair.prompt, pair.chosen, pair.rejected, pair.kind) == ("What is it?", "A cat.", "A dog.", "unknown")
         assert row.items() <= to_povid(pair).items()
-
-
-def test_trl_takes_our_rows():
-    "TRL's own function fills the picture in and accepts the messages"
-    from trl.data_utils import is_conversational, prepare_multimodal_messages
-    image = Image.new("RGB", (8, 8))
-    row = to_trl(Pair(Example(image, "What is it?", "A cat.", image_at="end"), "A dog."))
-    assert is_conversational(row)
-    filled = prepare_multimodal_messages(row["prompt"], images=row["images"])
-    assert [p["type"] for p in filled[0]["content"]] == ["text", "image"] and filled[0]["content"][1]["image"] is image
-    stored = to_dataset([Pair(Example(image, "What is it?", "A cat."), "A dog.")])[0]
-    assert prepare_multimodal_messages(stored["prompt"], images=stored["images"])[0]["content"][0]["image"].size == (8, 8)
-    assert prepare_multimodal_messages(stored["chosen"]) == stored["chosen"]
-
-
-def test_trl_rows_with_plain_text():
-    row = {"images": ["x.png"], "prompt": [{"role": "user", "content": "What is it?"}], "chosen": [{"role": "assistant", "content": "A cat."}], "rejected": [{"role": "assistant", "content": "A dog."}]}
-    pair = from_trl(row)
-    assert (pair.prompt, pair.chosen, pair.rejected, pair.image) == ("What is it?", "A cat.", "A dog.", "x.png")
 
 
 GOOD = to_povid(Pair(Example("x.png", "What is it?", "A cat.", "7"), "A dog."))
@@ -95,7 +68,11 @@ BAD = [
     (json.dumps(GOOD | {"conversations": []}), "conversations should be question and answer in turn"),
     (json.dumps(GOOD | {"conversations": [{"from": "gpt", "value": "x"}] * 2}), "speakers"),
     (json.dumps(GOOD | {"conversations": turn("What is it?", "A cat.")}), "no <image> in the first question"),
-    (json.dumps(GOOD | {"conversations": turn("<image>\nWhat <image> is it?", "A cat.")}), "more than one <image>"),
+    (json.dumps(GOOD | {"conversations": turn("What <image> is it?", "A cat.")}), "<image> in the middle of a line"),
+    (json.dumps({name: turn("<image>\nWhat <image> is it?", a) for name, a in (("conversations", "A."), ("rejected_conversations", "B."))} | {"image": "x.png"}), "holds '<image>'"),
+    (json.dumps(GOOD | {"rejected_conversations": turn("<image>\nWhat is it?", "A dog <image>.")}), "the rejected answer of 7 holds '<image>'"),
+    (json.dumps(GOOD | {"rejected_conversations": turn("<image>\nWhat is it?", "A \ud83d dog.")}), "holds '\\ud83d'"),
+    ("\xff\xfe{", "not JSON"), ("[" * 100_000, "not JSON"),
     (json.dumps(GOOD | {"rejected_conversations": turn("<image>\nWho is it?", "A dog.")}), "do not ask the same"),
     (json.dumps(GOOD | {"rejected_conversations": GOOD["conversations"]}), "identical"),
     (json.dumps(GOOD | {"rejected_conversations": turn("<image>\nWhat is it?", "  ")}), "expected some text"),
@@ -108,7 +85,7 @@ BAD = [
 @pytest.mark.parametrize("line, reason", BAD, ids=[r for _, r in BAD])
 def test_a_bad_row_is_set_aside_with_its_reason(tmp_path, line, reason):
     Image.new("RGB", (4, 4)).save(tmp_path/"x.png")
-    (tmp_path/"p.jsonl").write_text("\n".join([json.dumps(GOOD), line, "", json.dumps(GOOD)]) + "\n")
+    (tmp_path/"p.jsonl").write_bytes("\n".join([json.dumps(GOOD), line, "", json.dumps(GOOD)]).encode("latin-1") + b"\n")
     with pytest.warns(UserWarning, match="1 of 3 rows were set aside"): assert len(list(read(tmp_path/"p.jsonl"))) == 2
     aside = [json.loads(l) for l in open(tmp_path/"p.rejected.jsonl")]
     assert len(aside) == 1 and aside[0]["line"] == 2 and reason in aside[0]["reason"]
@@ -181,19 +158,6 @@ def test_progress_ends_at_the_end(tmp_path, capsys):
     assert "100%" in capsys.readouterr().err
 
 
-def test_load_from_file_folder_and_disk(tmp_path):
-    Image.new("RGB", (4, 4), "red").save(tmp_path/"x.png")
-    pair = Pair(Example(str(tmp_path/"x.png"), "What is it?", "A cat.", "7"), "A dog.", "attribute", [Edit("cat", "dog", "attribute", "looks alike")])
-    write([pair], tmp_path/"rows"/"train.jsonl")
-    to_dataset([pair]).save_to_disk(tmp_path/"disk")
-    to_dataset([pair], inside=True).to_parquet(tmp_path/"parquet"/"train.parquet")
-    assert list(load(tmp_path/"rows"/"train.jsonl")) == list(load(tmp_path/"rows")) == [pair]
-    for where in ("disk", "parquet"):                                               # here the pictures travel inside
-        inside = list(load(tmp_path/where))[0]
-        assert open_image(inside.image).getpixel((0, 0)) == (255, 0, 0) and replace(inside, example=replace(inside.example, image=pair.image)) == pair
-    with pytest.raises(FileNotFoundError, match="cannot load 'nobody/nothing'"): load("nobody/nothing")
-
-
 def llava(n): return [{"id": f"{i:012d}", "image": f"{i:012d}.jpg", "conversations": turn(*q)} for i in range(n) for q in [(("<image>\nDescribe the image.", "A.") if i % 2 else ("Why?\n<image>", "B."))]]
 
 
@@ -229,30 +193,88 @@ def test_turns_carry_every_difference_and_nothing_else(pair):
     assert all(not p.example.history for p in cut)
 
 
-def three(folder):
-    Image.new("RGB", (4, 4)).save(folder/"x.png")
-    return [Pair(Example(str(folder/"x.png"), "What?", f"Right {i}.", "same id"), f"Wrong <b>{i}</b>.", "logic") for i in range(3)]
-
-
-def test_viewer_writes_each_decision_at_once_and_resumes(tmp_path):
-    out = tmp_path/"r.jsonl"
-    first = Viewer(three(tmp_path), out)
-    assert "<b>0" not in first.card.value and "&lt;" in first.card.value             # text is text, not HTML
-    first.buttons.children[0].click()
-    assert len(out.read_text().splitlines()) == 1
-    again = Viewer(three(tmp_path), out)
-    assert len(again.pairs) == 2 and "1 accepted" in again.tally.value
-    again.buttons.children[1].click()                                               # nothing was changed: nothing to save
-    assert len(again.pairs) == 2 and "Nothing to save" in again.tally.value
-    again.text.value = "Better lie."
-    again.buttons.children[1].click()
-    again.buttons.children[2].click()
-    assert all(b.disabled for b in again.buttons.children) and not Viewer(three(tmp_path), out).pairs
-    kept = reviewed(out)
-    assert [p.rejected for p in kept] == ["Wrong <b>0</b>.", "Better lie."] and kept[1].source == "edit"
-    assert [json.loads(l)["review"] for l in open(out)] == ["accepted", "edited", "rejected"]
-
-
 def test_a_pair_shows_itself_without_its_picture(tmp_path):
     pair = Pair(Example("nowhere.png", "What?", "Right.", "1"), "Wrong.")
     assert "no image file at nowhere.png" in pair._repr_html_() and "Wrong" in pair._repr_html_()
+
+
+# ---- What belongs to others ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_file_that_is_in_the_way_is_left_alone(tmp_path, bad):
+    "A file of that name that we did not write: bad rows go beside it"
+    Image.new("RGB", (4, 4)).save(tmp_path/"x.png")
+    (tmp_path/"p.jsonl").write_text(json.dumps(GOOD) + "\n" + "{\n" * bad)
+    (tmp_path/"p.rejected.jsonl").write_text('{"id": "my own notes"}\n')
+    for _ in range(2):                                                              # ours may be replaced by ours
+        with warnings.catch_warnings(action="ignore"): assert len(list(read(tmp_path/"p.jsonl"))) == 1
+    assert (tmp_path/"p.rejected.jsonl").read_text() == '{"id": "my own notes"}\n'
+    assert {f.name for f in tmp_path.glob("p.rejected*")} == {"p.rejected.jsonl"} | ({"p.rejected-1.jsonl"} if bad else set())
+
+
+def test_bad_rows_that_cannot_be_written_beside_the_data_go_elsewhere(tmp_path, monkeypatch):
+    "As in a folder that is read-only"
+    Image.new("RGB", (4, 4)).save(tmp_path/"x.png")
+    (tmp_path/"p.jsonl").write_text(json.dumps(GOOD) + "\n{\n")
+    real = pairs.write_with
+    def write_with(path, save):
+        if Path(path).parent == tmp_path: raise PermissionError(f"read-only: {path}")
+        return real(path, save)
+    monkeypatch.setattr(pairs, "write_with", write_with)
+    with pytest.warns(UserWarning, match="1 of 2 rows were set aside in ") as caught: assert len(list(read(tmp_path/"p.jsonl"))) == 1
+    place = Path(str(caught[0].message).split(" set aside in ")[1].split(";")[0])
+    assert json.loads(place.read_text())["line"] == 2
+
+
+def test_two_readers_of_one_file_leave_whole_lines(tmp_path):
+    (tmp_path/"p.jsonl").write_text(json.dumps(GOOD) + "\n" + "{\n" * 2000)
+    code = f"import warnings; warnings.simplefilter('ignore')\nfrom povid_nb.pairs import read\nlist(read({str(tmp_path/'p.jsonl')!r}, check=False))"
+    both = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(2)]
+    assert [child.wait() for child in both] == [0, 0]
+    assert [json.loads(line)["line"] for line in open(tmp_path/"p.rejected.jsonl")] == list(range(2, 2002))
+
+
+@pytest.mark.parametrize("path", ["../private/passport.png", "{folder}/private/passport.png", "sub/../../private/passport.png"])
+def test_no_picture_outside_the_named_folder(tmp_path, path):
+    (tmp_path/"private").mkdir()
+    (tmp_path/"images"/"sub").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path/"private"/"passport.png")
+    Image.new("RGB", (4, 4)).save(tmp_path/"images"/"x.png")
+    row = GOOD | {"image": path.format(folder=tmp_path)}
+    (tmp_path/"p.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(GOOD) + "\n" + json.dumps(GOOD | {"image": str(tmp_path/"images"/"x.png")}) + "\n")
+    with pytest.warns(UserWarning, match="the picture .*passport.png is outside"): assert len(list(read(tmp_path/"p.jsonl", tmp_path/"images"))) == 2
+    (tmp_path/"l.json").write_text(json.dumps([row, GOOD]))
+    with pytest.warns(UserWarning, match="is outside"): assert [e.image for e in from_llava(tmp_path/"l.json", images=tmp_path/"images")] == [str(tmp_path/"images"/"x.png")]
+
+
+# ---- The right picture under a pair ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("id", ["same", ""])
+def test_equal_ids_keep_their_own_pictures(tmp_path, id):
+    colours = ["red", "green", "blue"]
+    some = [Pair(Example(Image.new("RGB", (4, 4), c), "What?", "A cat.", id), "A dog.") for c in colours]
+    write(some, tmp_path/"p.jsonl")
+    back = list(read(tmp_path/"p.jsonl"))
+    assert [open_image(p.image).getpixel((0, 0)) for p in back] == [Image.new("RGB", (1, 1), c).getpixel((0, 0)) for c in colours]
+    assert len({p.id for p in some}) == (3 if not id else 1)                        # ids made from the content know the picture
+
+
+# ---- Nothing usable --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1}\n', "[{}]", '[{"id": 1, "image": "x.png"}]'])
+def test_a_file_without_one_usable_row_is_an_error(tmp_path, text):
+    (tmp_path/"l.json").write_text(text)
+    for reader in (from_llava, lambda path: list(read(path))):
+        with pytest.raises(ValueError, match="first 1 rows cannot be used; line 1") as error: reader(tmp_path/"l.json")
+        assert "\n" not in str(error.value)
+
+
+# ---- Cards -----------------------------------------------------------------------------------------------------------
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>'\"&"
+
+def test_a_card_shows_text_as_text(tmp_path):
+    pair = Pair(Example(HOSTILE, HOSTILE, "Right. " + HOSTILE, HOSTILE, HOSTILE), "Wrong. " + HOSTILE, HOSTILE, source=HOSTILE)
+    assert "<script" not in pair.html() and "<img" not in pair.html()
+    row = to_povid(pair) | {"kind": 7, "task": ["x"], "source": {"<b>": 1}}            # what is no text becomes some
+    assert "<b>" not in from_povid(row).html() and from_povid(row).kind == "7"
