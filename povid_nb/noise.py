@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# %% ../nbs/04_noise.ipynb #c11eec34
 _STEPS = 1000
 
 def sigmoid_betas() -> np.ndarray:
@@ -31,7 +30,6 @@ def _scheduler(schedule):
     if schedule in named: return DDPMScheduler(num_train_timesteps=_STEPS, **named[schedule])
     raise ValueError(f"Unknown noise schedule {schedule!r}; use one of: {', '.join(named)}")
 
-# %% ../nbs/04_noise.ipynb #a9a0f92c
 def shares(schedule: str = "sigmoid") -> tuple[np.ndarray, np.ndarray]:
     "What is multiplied onto the picture and onto the noise, for every step: two arrays of 1000"
     kept = _scheduler(schedule).alphas_cumprod.double().numpy()
