@@ -142,9 +142,9 @@ class _Image(Row):
 
 class _Objects(Row):
     "An image and the names of what is in it"
-    key = "image"
+    key, value = "image", "objects"
     image: _ImageId = Field(validation_alias=AliasChoices("image", "image_id"))
-    objects: Any = Field(validation_alias=AliasChoices("objects", "value", "gt_objects"))
+    objects: Any = Field(validation_alias=AliasChoices("objects", "gt_objects"))
     def identity(self): return self.image
 
 class _Truths(dict):

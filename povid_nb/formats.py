@@ -10,6 +10,7 @@ import json, tempfile
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from PIL import Image
 from .pairs import Pair, from_povid, read
 from .pictures import open_image
@@ -80,7 +81,7 @@ def _stored(image, inside):
 def to_dataset(
     pairs: Iterable[Pair],
     inside: bool = False,    # put the pictures themselves in; False: files stay files, and the dataset names them
-):
+) -> Any:
     "A `datasets.Dataset` in TRL's vision preference format"
     from datasets import Dataset
     def rows():
@@ -94,7 +95,7 @@ def _unstored(image):
     return Image.open(BytesIO(image["bytes"])) if image["bytes"] else image["path"]
 
 def from_dataset(
-    dataset,                              # a `datasets.Dataset` in the paper's or in TRL's format
+    dataset: Any,                         # a `datasets.Dataset` in the paper's or in TRL's format
     images: str | Path | None = None,     # the folder that holds the pictures, for rows that name files
     aside: str | Path = "dataset.rejected.jsonl",  # the file for bad rows
 ) -> Iterator[Pair]:
@@ -120,7 +121,7 @@ def _from_row(row):
 
 # %% ../nbs/workshop/formats.ipynb #4c780cae
 def load(
-    source,            # a file, a folder (Parquet, JSON, `save_to_disk`), a name on the hub, a dataset, or pairs
+    source: Any,       # a file, a folder (Parquet, JSON, `save_to_disk`), a name on the hub, a dataset, or pairs
     split: str = "train",
     images: str | Path | None = None,    # the folder that holds the pictures, for rows that name files
 ) -> Iterator[Pair]:
@@ -139,7 +140,7 @@ def load(
     return from_dataset(found, images, Path(tempfile.gettempdir())/f"{path.name}.rejected.jsonl")
 
 def as_pairs(
-    source,            # as for `load`
+    source: Any,       # as for `load`
 ) -> list[Pair]:
     "The pairs from anywhere as a list, one for each answer: conversations are split"
     return [turn for pair in load(source) for turn in pair.by_turn()]

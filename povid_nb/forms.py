@@ -8,7 +8,9 @@ __all__ = ['FORMS', 'Form', 'find_form']
 # %% ../nbs/workshop/forms.ipynb #522a3b7f
 from collections.abc import Callable
 from dataclasses import dataclass
-from .loss import dpo_loss, mdpo_loss, povid_loss
+from .dpo import dpo_loss
+from .loss import povid_loss
+from .neighbours import mdpo_loss
 
 # %% ../nbs/workshop/forms.ipynb #f173fb6e
 @dataclass(frozen=True)

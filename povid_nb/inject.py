@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from PIL import Image
 from tqdm import tqdm
@@ -23,7 +24,7 @@ from .pairs import Edit, Example, Pair
 from .pictures import open_image
 from .procs import append_line, locked, write_json, write_text
 from .prompts import PROMPTS, Prompt, Rewrite, kind_for, read_prompts
-from .quality import fault, measure, plot
+from .quality import fault, pair_figures, plot_pairs
 
 # %% ../nbs/workshop/inject.ipynb #6569a945
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Pairs(list):
 
 def inject(
     examples: Iterable[Example],
-    injector,                  # anything with `make(examples, progress)`
+    injector: Any,             # anything with `make(examples, progress)`
     progress: bool = False,
 ) -> Pairs:
     "A pair for each example; what fails a check is in `.refused` of the result, with the reason"
@@ -97,7 +98,7 @@ _HOW = ("clean", "noisy", "blind", "rewrite")
 class SelfInjector:
     "A vision-language model's own mistakes as rejected answers"
     def __init__(self,
-        vlm,
+        vlm: Any,                  # a `VLM`
         how: str = "clean",        # clean, noisy, blind (a grey picture) or rewrite (by a prompt)
         noise_step: int = 700,     # for noisy: k, on the processed pixels
         temperature: float = 0.,
@@ -282,13 +283,13 @@ def report_pairs(
     path = Path(path)
     file = path/"pairs.jsonl" if path.is_dir() else path
     some = list(pairs.read(file, images))
-    figures = {name: _in_words(value) for name, value in measure(some).items()}
+    figures = {name: _in_words(value) for name, value in pair_figures(some).items()}
     kinds = sorted({p.kind for p in some})
     per_kind = max(1, examples // len(kinds))
     shown = [p for kind in kinds for p in [p for p in some if p.kind == kind][:per_kind]]
     with plt.rc_context():
         viz.style()
-        figure = plot(some)
+        figure = plot_pairs(some)
         plt.close(figure)
         picture = viz.picture(figure, "kinds, words changed and things put in")
     page = viz.page(f"Pairs in {file.name}", f"<h1>{len(some):,} pairs</h1>", picture,

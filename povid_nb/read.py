@@ -80,7 +80,8 @@ def _unwrapped(value, schema):
     if schema.is_row(value): return [("row 1", value)]
     inner = [value[name] for name in _WRAPPERS if isinstance(value.get(name), (list, dict))]
     if len(inner) == 1: return _unwrapped(inner[0], schema)
-    row = lambda id, v: {schema.key: id} | v if isinstance(v, dict) else {schema.key: id, schema.reply or "value": v}
+    is_row = lambda v: isinstance(v, dict) and (schema.value is None or schema.names() & v.keys())
+    row = lambda id, v: {schema.key: id} | (v if is_row(v) else {schema.reply or schema.value or "value": v})
     return [(f"key {id!r}", row(id, v)) for id, v in value.items()]
 
 def _rows(source, schema):
@@ -89,11 +90,11 @@ def _rows(source, schema):
     text = _decoded(source)
     if text.lstrip()[:1] not in "[{":
         if (rows := _table(source, text, schema.names())) is not None: return rows
-        if text.lstrip()[:1].isalpha():
-            names = " or ".join(sorted(schema.names())[:4])
-            raise ValueError(f"{source}: neither JSON nor a table with a column named {names}")
     try: value = _parsed(text, source)
     except ValueError as error:
+        if text.lstrip()[:1] not in '[{"-0123456789':
+            names = " or ".join(sorted(schema.names())[:4])
+            raise ValueError(f"{source}: neither JSON nor a table with a column named {names}") from None
         if text.lstrip()[:1] == "[" and "\n[" not in text.strip() and "\n{" not in text.strip(): raise
         first = text.strip().split("\n", 1)[0].strip()
         if first in ("[", "{"): raise
@@ -144,6 +145,7 @@ class Row(BaseModel):
     "One row of a file; schemas say what its fields hold"
     model_config = ConfigDict(extra="allow")
     key: ClassVar[str] = "id"           # the field that a mapping's keys fill
+    value: ClassVar[str | None] = None  # the field that a mapping's values fill, where they are no rows
     reply: ClassVar[str | None] = None  # the field that holds what a model said, whatever the file calls it
 
     @classmethod

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import numpy as np
 from tqdm import tqdm
-from . import noise, procs, stats, viz, world
+from . import noise, noise_pixels, procs, stats, viz, world
 from .pictures import open_image
 from .procs import patch
 from .vlm import VLM
@@ -49,7 +49,7 @@ def _unrounded(vlm, image, prompt, points, image_id, space):
     if space == "processed":
         clean = process([image])
         return torch.cat([noise.noisy_rows(clean[None], [k], [image_id], seed)[0] for k, seed in points])
-    return noise._through(process, [noise.add_noise(image, k, image_id, seed, "none") for k, seed in points])
+    return noise_pixels._through(process, [noise.add_noise(image, k, image_id, seed, "none") for k, seed in points])
 
 def _name_of(image): return str(getattr(image, "seed", image if isinstance(image, (str, Path)) else ""))
 

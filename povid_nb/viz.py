@@ -21,8 +21,8 @@ def style() -> None:
     import matplotlib.pyplot as plt
     order = ("blue", "vermilion", "green", "orange", "purple", "sky", "black", "yellow")
     plt.rcParams.update({
-        "axes.prop_cycle": plt.cycler(color=[COLOURS[name] for name in order]), "font.size": 10, "figure.dpi": 80,
-        "savefig.dpi": 80, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": .25,
+        "axes.prop_cycle": plt.cycler(color=[COLOURS[name] for name in order]), "font.size": 10, "figure.dpi": 120,
+        "savefig.dpi": 120, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": .25,
         "legend.frameon": False, "svg.hashsalt": "povid_nb"})
 
 # %% ../nbs/workshop/viz.ipynb #1abb1b79

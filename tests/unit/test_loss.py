@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from povid_nb import loss
-from povid_nb.loss import Logps
+from povid_nb import dpo, loss, neighbours
+from povid_nb.dpo import Logps
 
 nats = st.floats(-400, 0, allow_nan=False)
 pairs = st.lists(st.tuples(*[nats] * 6), min_size=1, max_size=5)
@@ -36,7 +36,7 @@ def by_hand(row, form, beta=.1, smooth=0., alpha=.1, beta1=.05, beta2=.05):
 @fast
 @given(pairs, st.sampled_from(["sigmoid", "robust", "ipo", "hinge"]), st.floats(.01, 2), st.floats(0, .45))
 def test_dpo_forms(rows, form, beta, smooth):
-    came = loss.dpo_loss(*both(rows), beta, form, smooth).losses
+    came = dpo.dpo_loss(*both(rows), beta, form, smooth).losses
     assert came.tolist() == pytest.approx([by_hand(row, form, beta, smooth) for row in rows], rel=1e-9, abs=1e-9)
 
 
@@ -61,8 +61,8 @@ def test_equal_policies_give_log_two(rows):
     policy, _ = both(rows)
     for form in ("paper", "released"):
         assert loss.povid_loss(policy, policy, form).losses.tolist() == pytest.approx([math.log(2)] * len(rows))
-    assert loss.dpo_loss(policy, policy).losses.tolist() == pytest.approx([math.log(2)] * len(rows))
-    mdpo = loss.mdpo_loss(*[policy._replace(chosen_noisy=policy.chosen)] * 2).losses
+    assert dpo.dpo_loss(policy, policy).losses.tolist() == pytest.approx([math.log(2)] * len(rows))
+    mdpo = neighbours.mdpo_loss(*[policy._replace(chosen_noisy=policy.chosen)] * 2).losses
     assert mdpo.tolist() == pytest.approx([3 * math.log(2)] * len(rows))
 
 
@@ -82,7 +82,7 @@ def test_rewards_have_the_weights_of_their_form_and_no_gradient():
     for form, expected in (("released", (.1, -.1, .1)), ("paper", (.1, -.05, .05))):
         out = loss.povid_loss(policy, reference, form)
         assert [r.item() for r in out.rewards[:3]] == pytest.approx(expected) and not any(r.requires_grad for r in out.rewards[:3])
-    assert loss.dpo_loss(policy, reference).rewards.noise.item() == 0
+    assert dpo.dpo_loss(policy, reference).rewards.noise.item() == 0
 
 
 def test_chosen_masked_replaces_the_chosen_answer_in_the_noise_term_only():
@@ -96,14 +96,14 @@ def test_far_margins_stay_finite_with_finite_gradients():
     for value in (-5000., 5000.):
         margin = torch.tensor([value], requires_grad=True)
         for form in ("sigmoid", "robust", "hinge"):
-            out = loss.preference_loss(margin, .1, form)
+            out = dpo.preference_loss(margin, .1, form)
             assert out.isfinite().all() and torch.autograd.grad(out.sum(), margin)[0].isfinite().all()
 
 
 def test_masked_positions_may_hold_anything():
     tokens = torch.tensor([[-1., -2., -torch.inf, torch.nan]], requires_grad=True)
     mask = torch.tensor([[True, True, False, False]])
-    total = loss.summed(tokens, mask)
+    total = dpo.summed(tokens, mask)
     assert total.item() == -3
     total.sum().backward()
     assert tokens.grad.tolist() == [[1, 1, 0, 0]]
@@ -119,18 +119,18 @@ def test_which_positions_of_noise_count():
 def test_where_nothing_counts_the_noise_term_is_log_two_and_pushes_nothing():
     tokens = torch.randn(2, 4, requires_grad=True)
     nothing, every = torch.zeros(2, 4, dtype=torch.bool), torch.ones(2, 4, dtype=torch.bool)
-    policy = Logps(loss.summed(tokens, every), torch.zeros(2), loss.summed(tokens, nothing), loss.summed(tokens, nothing))
+    policy = Logps(dpo.summed(tokens, every), torch.zeros(2), dpo.summed(tokens, nothing), dpo.summed(tokens, nothing))
     reference = Logps(*[torch.zeros(2)] * 4)
-    released, dpo = loss.povid_loss(policy, reference, "released").losses, loss.dpo_loss(policy, reference).losses
-    assert torch.allclose(released, dpo / 2 + math.log(2) / 2)
+    released, plain = loss.povid_loss(policy, reference, "released").losses, dpo.dpo_loss(policy, reference).losses
+    assert torch.allclose(released, plain / 2 + math.log(2) / 2)
 
 
 @fast
 @given(st.lists(st.integers(0, 3), max_size=8), st.lists(st.integers(0, 3), max_size=8))
 def test_unchanged_tokens_are_a_common_subsequence(one, other):
-    changed_one, changed_other = loss.changed_tokens(one, other)
+    changed_one, changed_other = neighbours.changed_tokens(one, other)
     assert [t for t, c in zip(one, changed_one) if not c] == [t for t, c in zip(other, changed_other) if not c]
-    assert not any(loss.changed_tokens(one, one)[0])
+    assert not any(neighbours.changed_tokens(one, one)[0])
 
 
 @fast
@@ -138,7 +138,7 @@ def test_unchanged_tokens_are_a_common_subsequence(one, other):
 def test_ddpo_is_a_weighted_mean(tokens, gamma):
     logps, changed = zip(*tokens)
     weights = [gamma if c else 1 for c in changed]
-    came = loss.ddpo_logps(torch.tensor([logps]).double(), torch.ones(1, len(tokens), dtype=torch.bool), torch.tensor([changed]), gamma)
+    came = neighbours.ddpo_logps(torch.tensor([logps]).double(), torch.ones(1, len(tokens), dtype=torch.bool), torch.tensor([changed]), gamma)
     assert came.item() == pytest.approx(sum(w * l for w, l in zip(weights, logps)) / sum(weights), abs=1e-6)
 
 
@@ -146,13 +146,13 @@ def test_tpo_against_its_formula():
     logps, clean, noisy = torch.tensor([[-1., -2.]]), torch.tensor([[3., 1.]]), torch.tensor([[1., 1.]])
     s = 1 / (1 + math.exp(-2))
     every = torch.ones(1, 2, dtype=torch.bool)
-    assert loss.tpo_logps(logps, every, clean, noisy).item() == pytest.approx(-3 + math.log(.5 + s))
-    assert loss.tpo_logps(logps, every, clean, noisy, chosen=False).item() == pytest.approx(-3 + math.log(1.5 - s))
+    assert neighbours.tpo_logps(logps, every, clean, noisy).item() == pytest.approx(-3 + math.log(.5 + s))
+    assert neighbours.tpo_logps(logps, every, clean, noisy, chosen=False).item() == pytest.approx(-3 + math.log(1.5 - s))
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: loss.preference_loss(torch.zeros(1), loss_type="sigmod"), "sigmoid, robust, ipo, hinge"),
-    (lambda: loss.preference_loss(torch.zeros(1), label_smoothing=.5), "from 0 to below 0.5"),
+    (lambda: dpo.preference_loss(torch.zeros(1), loss_type="sigmod"), "sigmoid, robust, ipo, hinge"),
+    (lambda: dpo.preference_loss(torch.zeros(1), label_smoothing=.5), "from 0 to below 0.5"),
     (lambda: loss.povid_loss(Logps(*torch.zeros(3, 1)), Logps(*torch.zeros(3, 1)), "code"), "'paper' or 'released'"),
     (lambda: loss.noise_mask("some", *[torch.zeros(1, 1)] * 3), "all, differ, moved")])
 def test_what_is_not_known_is_said_in_one_line(call, words):
