@@ -31,7 +31,7 @@ test: env    ## check that notebooks and modules are in step, then run every not
 lab: env    ## open the course in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb
 
-outputs: env    ## run the notebooks and save what they show (one of them: make outputs NB=04_noise)
+outputs: env    ## run the notebooks and save what they show (one of them: make outputs NB=03_noise)
 	$(BIN)/python -m tools.outputs $(NB)
 	$(BIN)/nbdev_clean
 

@@ -50,7 +50,7 @@ def _answered(path):
 def _model_of(vlm):
     "What a protocol says of a model: its name, and a digest of the adapter that is on it"
     model = getattr(vlm, "model", None)
-    if not hasattr(model, "peft_config") or any(getattr(m, "disable_adapters", False) for m in model.modules()):
+    if not hasattr(model, "peft_config") or any(getattr(m, "disable_adapters", 0) is True for m in model.modules()):
         return {"model": vlm.name}
     import torch
     digest = hashlib.sha256()

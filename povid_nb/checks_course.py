@@ -10,20 +10,6 @@ from .check import exercise as _exercise, expect as _expect
 
 # %% ../nbs/workshop/checks_course.ipynb #ba8978f4
 @_exercise
-def _habit_strength(fn):
-    "Of the scenes with a cue, the share that also hold its partner"
-    from povid_nb.world import Scene, scenes
-    fork, both = Scene.of(("grey", "fork", 0)), Scene.of(("grey", "fork", 0), ("grey", "knife", 1))
-    knife = Scene.of(("grey", "knife", 0))
-    _expect("two scenes with a fork, one of them with a knife", fn([fork, both], "fork", "knife"), .5)
-    _expect("scenes without the cue do not count", fn([both, knife, knife], "fork", "knife"), 1.)
-    _expect("no scene holds the cue", fn([knife], "fork", "knife"), None)
-    typical = scenes("typical", "train", 300)
-    seen = [s for s in typical if "dog" in s.objects]
-    share = sum("ball" in s.objects for s in seen) / len(seen)
-    _expect("300 typical scenes, dog and ball", fn(typical, "dog", "ball"), share)
-
-@_exercise
 def _answer_logps(fn):
     "The log-probability of an answer, summed over its tokens"
     import torch
@@ -43,42 +29,8 @@ def _answer_logps(fn):
     for row, expected in enumerate(by_hand(1)):
         _expect(f"row {row}, {int(mask[row].sum())} answer tokens", came[row], expected, 1e-4)
 
-@_exercise
-def _fair(fn):
-    "Captions compared at equal length: pairs with a caption that is too short are left out"
-    a, b = ["a dog and a cat", "one two", "a b c"], ["a man on a bus", "one two three four", "d e f g"]
-    came = fn(a, b, 3)
-    assert came is not None and len(came) == 2, f"Expected two lists, your function returned {came!r}."
-    first, second = map(list, came)
-    assert "one two" not in first, "a caption of two words cannot be cut to three: leave the pair out, on both sides"
-    _expect("the first captions, cut to three words", first, ["a dog and", "a b c"])
-    _expect("the second captions, cut to three words", second, ["a man on", "d e f"])
-
-@_exercise
-def _read_answer(fn):
-    "Whether an answer says yes or no, both or neither"
-    cases = {"Yes": True, "yes, there is one.": True, "Yes, I know": True, "NO": False, "No.": False, "None": False,
-             "Nope": False, "There isn't one": False, "There is not.": False, "I know snow": None,
-             "I cannot tell": None, "Yes and no": None, "": None}
-    for text, expected in cases.items():
-        came = fn(text)
-        assert came is expected, f"Case: {text!r}. Expected {expected!r}, your function returned {came!r}."
 
 # %% ../nbs/workshop/checks_course.ipynb #9123a77a
-@_exercise
-def _step_for_ratio(fn):
-    "The first noise step at or below a signal-to-noise ratio"
-    from povid_nb.noise import snr
-    r = snr()
-    cases = [(r[k], k, f"it is the ratio of step {k} itself") for k in (0, 1, 250, 500, 999)]
-    cases += [((r[500] + r[501]) / 2, 501, "it lies between those of steps 500 and 501, and 500 is still above it"),
-              (1e9, 0, "even step 0 is below it")]
-    for ratio, k, why in cases: _expect(f"ratio {ratio:.6g}: {why}", fn(ratio), k)
-    try: came = fn(r[999] / 2)
-    except ValueError: return
-    raise AssertionError(f"Case: ratio {r[999] / 2:.4g}, and even step 999 is above it. "
-                         f"Expected a ValueError, your function returned {came!r}.")
-
 @_exercise
 def _half_step(fn):
     "The noise step at which half of a probability is gone"
@@ -139,25 +91,3 @@ def _image_share(fn):
         case = f"{tokens} tokens, {patches} of them picture, {tokens - start} of them answer"
         _expect(case, came if came is None else float(came), share(1), 1e-5)
 
-@_exercise
-def _images_needed(fn):
-    "The number of images for an interval of a given half-width"
-    for rate, half, n in [(.5, .05, 385), (.45, .01, 9508), (.1, .03, 385), (.2, .02, 1537)]:
-        came = fn(rate, half)
-        assert came != n - 1, f"round up: {n - 1} images are one too few for a rate of {rate} and {half} on each side"
-        _expect(f"a rate of {rate}, {half} on each side", came, n, 0)
-
-# %% ../nbs/workshop/checks_course.ipynb #012d79a6
-@_exercise
-def _wait(fn):
-    "How long to wait before trying again"
-    cases = {(0, None): (.25, .5), (1, None): (.5, 1), (3, None): (2, 4), (9, None): (4, 8), (0, "3"): (3, 3),
-             (5, "0.2"): (.2, .2), (2, "soon"): (1, 2), (1, "900"): (60, 60)}
-    for (attempt, header), (low, high) in cases.items():
-        came, case = [fn(attempt, header) for _ in range(200)], f"attempt {attempt}, header {header!r}"
-        assert all(isinstance(s, (int, float)) for s in came), (
-            f"Case: {case}. Expected seconds, your function returned {came[0]!r}.")
-        assert low - 1e-9 <= min(came) and max(came) <= high + 1e-9, (
-            f"Case: {case}. Expected {low} to {high} seconds, got {min(came):.3f} to {max(came):.3f}.")
-        assert low == high or len({round(s, 6) for s in came}) > 50, (
-            f"Case: {case}. Always {came[0]:.3f} seconds: what failed together would come back together.")

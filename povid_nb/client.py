@@ -118,10 +118,8 @@ class Client:
         concurrency: int = 16,
         retries: int = 6,
         timeout: float = 120,
-        keep: bool = True,                 # the service keeps the answers (30 days at OpenAI), so that a lost one
-                                           # can be fetched
-        settle: float | None = None,       # seconds for which a lost question is looked for, since it may still be
-                                           # at work there; None: as long as `timeout`
+        keep: bool = True,                 # the service keeps answers (30 days at OpenAI), to fetch lost ones
+        settle: float = 20,                # seconds to look for a lost answer; after a time-out, as long again
         **params,                          # sent along with each question: temperature, seed, ...
     ):
         base_url = base_url or os.environ.get("OPENAI_BASE_URL")
@@ -131,7 +129,7 @@ class Client:
         self.price = _price(model, price, base_url, budget)
         self.model, self.params, self.budget = model, {"max_completion_tokens": 1000} | params, budget
         self.concurrency, self.retries, self.keep, self.key_name = concurrency, retries, keep, key_name
-        self.settle = timeout if settle is None else settle
+        self.settle, self.timeout = settle, timeout
         self.ledger = Ledger(ledger, secret)
         self.api = openai.OpenAI(base_url=base_url, api_key=secret, max_retries=0, timeout=timeout)
         self._schemas, self._locks, self._stopped, self._pause = True, {}, None, threading.Event()
@@ -162,14 +160,16 @@ class Client:
         "The most that a question can cost, in dollars"
         schema = _schema_in_words(_json_schema(request.schema)) if request.schema else ""
         tokens = self.price.tokens(request.messages, None) + len(schema.encode())
-        return self.price.cost(tokens, self.params["max_completion_tokens"] * self.params.get("n", 1))
+        most = self.price.cost(tokens, self.params["max_completion_tokens"] * self.params.get("n", 1))
+        return most * self.ledger.overrun
 
     def record(self, id: str, key: str, raw, worst: float, discount: float = 1.):
         "Write an answer into the ledger with its cost; `worst` where the service does not state its tokens"
         if not _at(raw, "choices") and _at(raw, "error"): raise ValueError(f"no answer: {str(raw['error'])[:80]}")
         reply = self.ledger.fields(raw)
         cost = self.price.cost(*reply["tokens"]) * discount if reply["tokens"] else worst
-        self.ledger.add("answer", id=id, key=key, model=_at(raw, "model"), reply=_at(raw, "id"), cost=cost, **reply)
+        about = {"model": _at(raw, "model"), "reply": _at(raw, "id"), "worst": worst / self.ledger.overrun}
+        self.ledger.add("answer", id=id, key=key, cost=cost, **about, **reply)
         self._tried, self._failures = True, 0
         if self.budget is not None and cost > worst * 1.0001:
             self.stop(ValueError(
@@ -244,7 +244,8 @@ def _until_answered(self: Client, id, request):
             error, why = caught, self.in_short(caught)
             end = self._meaning(error, id, request.key)
             if end or id in self.ledger.answers: return end
-            if not _is_free(error): until = time.monotonic() + self.settle
+            slow = self.timeout if isinstance(error, openai.APITimeoutError) else 0
+            if not _is_free(error): until = time.monotonic() + max(self.settle, slow)
             if isinstance(error, openai.RateLimitError): self._rest = time.monotonic() + self.patience(error, attempt)
     self._failures += 1
     if self._failures >= 5 or isinstance(error, openai.APIConnectionError):

@@ -10,9 +10,10 @@ import json, tempfile
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from PIL import Image
 from .pairs import Pair, from_povid, read
-from .pictures import open_image
+from .pictures import check_image, open_image
 
 # %% ../nbs/workshop/formats.ipynb #0e0c3b28
 def _messages(pair, chosen):
@@ -55,8 +56,8 @@ def from_trl(
     if len(images) != 1: raise ValueError(f"expected one image, found {len(images)}")
     before = _said(row.get("prompt"), "user")
     prompts, chosen, at = _texts(before + _said(row["chosen"], "assistant"))
-    asked, rejected, _ = _texts(before + _said(row["rejected"], "assistant"))
-    if asked != prompts: raise ValueError("chosen and rejected do not ask the same questions")
+    again, rejected, _ = _texts(before + _said(row["rejected"], "assistant"))
+    if again != prompts: raise ValueError("chosen and rejected do not ask the same questions")
     return Pair.from_turns(images[0], prompts, chosen, rejected, at, row)
 
 # %% ../nbs/workshop/formats.ipynb #84a0c5eb
@@ -80,7 +81,7 @@ def _stored(image, inside):
 def to_dataset(
     pairs: Iterable[Pair],
     inside: bool = False,    # put the pictures themselves in; False: files stay files, and the dataset names them
-):
+) -> Any:
     "A `datasets.Dataset` in TRL's vision preference format"
     from datasets import Dataset
     def rows():
@@ -91,10 +92,12 @@ def to_dataset(
 
 def _unstored(image):
     if not isinstance(image, dict): return image
-    return Image.open(BytesIO(image["bytes"])) if image["bytes"] else image["path"]
+    if not image["bytes"]: return image["path"]
+    check_image(image["bytes"])
+    return Image.open(BytesIO(image["bytes"]))      # not decoded before it is needed
 
 def from_dataset(
-    dataset,                              # a `datasets.Dataset` in the paper's or in TRL's format
+    dataset: Any,                         # a `datasets.Dataset` in the paper's or in TRL's format
     images: str | Path | None = None,     # the folder that holds the pictures, for rows that name files
     aside: str | Path = "dataset.rejected.jsonl",  # the file for bad rows
 ) -> Iterator[Pair]:
@@ -120,7 +123,7 @@ def _from_row(row):
 
 # %% ../nbs/workshop/formats.ipynb #4c780cae
 def load(
-    source,            # a file, a folder (Parquet, JSON, `save_to_disk`), a name on the hub, a dataset, or pairs
+    source: Any,       # a file, a folder (Parquet, JSON, `save_to_disk`), a name on the hub, a dataset, or pairs
     split: str = "train",
     images: str | Path | None = None,    # the folder that holds the pictures, for rows that name files
 ) -> Iterator[Pair]:
@@ -139,7 +142,7 @@ def load(
     return from_dataset(found, images, Path(tempfile.gettempdir())/f"{path.name}.rejected.jsonl")
 
 def as_pairs(
-    source,            # as for `load`
+    source: Any,       # as for `load`
 ) -> list[Pair]:
     "The pairs from anywhere as a list, one for each answer: conversations are split"
     return [turn for pair in load(source) for turn in pair.by_turn()]

@@ -12,18 +12,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from PIL import Image
 from tqdm import tqdm
 from . import pairs, stats, viz
 from .batch import Batches
 from .client import Client, Request
+from .formats import load
 from .lies import LIES, lie, scene_of, world_examples
 from .pairs import Edit, Example, Pair
 from .pictures import open_image
 from .procs import append_line, locked, write_json, write_text
 from .prompts import PROMPTS, Prompt, Rewrite, kind_for, read_prompts
-from .quality import fault, measure, plot
+from .quality import fault, pair_figures, plot_pairs
 
 # %% ../nbs/workshop/inject.ipynb #6569a945
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Pairs(list):
 
 def inject(
     examples: Iterable[Example],
-    injector,                  # anything with `make(examples, progress)`
+    injector: Any,             # anything with `make(examples, progress)`
     progress: bool = False,
 ) -> Pairs:
     "A pair for each example; what fails a check is in `.refused` of the result, with the reason"
@@ -58,7 +60,7 @@ def inject(
             continue
         words = tuple(word.rstrip("s") for word in re.findall(r"\w+", made.rejected.lower()))
         name = (made.example.where, made.id, made.prompt, words)
-        wrong = "the same lie about the same picture was there before" if name in seen else fault(made)
+        wrong = "the same response to the same picture was there before" if name in seen else fault(made)
         if wrong: result.refused.append(Refused(made.example, wrong, made.rejected))
         else:
             seen.add(name)
@@ -97,7 +99,7 @@ _HOW = ("clean", "noisy", "blind", "rewrite")
 class SelfInjector:
     "A vision-language model's own mistakes as rejected answers"
     def __init__(self,
-        vlm,
+        vlm: Any,                  # a `VLM`
         how: str = "clean",        # clean, noisy, blind (a grey picture) or rewrite (by a prompt)
         noise_step: int = 700,     # for noisy: k, on the processed pixels
         temperature: float = 0.,
@@ -210,7 +212,7 @@ def make_pairs(
     price: tuple | None = None,        # (input, output) in dollars per million tokens
     prompts: str | Path | None = None, # a file of prompts
     send_image: bool = True,
-    settle: float | None = None,
+    settle: float = 20,
     batch: str | None = None,          # submit, status or collect
     dry_run: bool = False,             # only estimate the cost
     progress: bool = True,
@@ -281,14 +283,14 @@ def report_pairs(
     import matplotlib.pyplot as plt
     path = Path(path)
     file = path/"pairs.jsonl" if path.is_dir() else path
-    some = list(pairs.read(file, images))
-    figures = {name: _in_words(value) for name, value in measure(some).items()}
+    some = list(load(file, images=images))
+    figures = {name: _in_words(value) for name, value in pair_figures(some).items()}
     kinds = sorted({p.kind for p in some})
     per_kind = max(1, examples // len(kinds))
     shown = [p for kind in kinds for p in [p for p in some if p.kind == kind][:per_kind]]
     with plt.rc_context():
         viz.style()
-        figure = plot(some)
+        figure = plot_pairs(some)
         plt.close(figure)
         picture = viz.picture(figure, "kinds, words changed and things put in")
     page = viz.page(f"Pairs in {file.name}", f"<h1>{len(some):,} pairs</h1>", picture,

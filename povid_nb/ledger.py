@@ -30,6 +30,7 @@ class Ledger:
         self.path, self.secret = Path(path), secret if len(secret) >= 8 else ""
         self.answers, self.sent, self.batches = {}, {}, {}   # answers and sends by id, open batches by tag
         self.spent, self.in_doubt = 0., 0.                   # dollars: for answers; at most, for sends without one
+        self.overrun = 1.                                    # the highest cost of an answer, over what was its most
         self.read, self._file, self._only = 0, None, FileLock(f"{self.path}.lock")
         self._lines, self._safe, self._lock, self._disk = 0, 0, threading.Lock(), threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +115,7 @@ class Ledger:
             if not isinstance(record["text"], str) or not math.isfinite(cost) or cost < 0: raise ValueError("damaged")
             self.spent += cost
             self.answers.setdefault(id, record)
+            if record.get("worst"): self.overrun = max(self.overrun, cost / record["worst"])
             self._resolved(id)
         elif event == "batch-sent":
             self.batches[record["tag"]] = {"ids": dict(record["ids"]), "worst": float(record["worst"])}

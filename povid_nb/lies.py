@@ -96,7 +96,7 @@ def world_examples(
     splits: tuple = ("typical", "counter"),
     part: str = "pairs",
 ) -> list[Example]:
-    "`n` examples, each about a scene of its own"
+    "Examples about the built-in world, `n` of them, each about a scene of its own"
     rng, made = random.Random(f"examples/{seed}"), []
     for i in range(n):
         scene = world.scenes(rng.choice(splits), part, 1, start=seed * 1_000_000 + i)[0]

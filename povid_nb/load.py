@@ -78,7 +78,8 @@ def _read(reader, source, what, **options):
     try: return reader.from_pretrained(source, trust_remote_code=False, **options)
     except (ImportError, OSError, ValueError, SafetensorError) as error:
         said = " ".join(str(error).split())
-        if "torchvision" in said.lower() and importlib.util.find_spec("torchvision") is None:
+        signs = "torchvision", "unrecognized image processor"   # the second: what older transformers say
+        if any(sign in said.lower() for sign in signs) and importlib.util.find_spec("torchvision") is None:
             raise ImportError(f"the {what} of {source!r} needs torchvision, which is not installed: "
                               "pip install torchvision") from None
         if isinstance(error, ImportError): raise
@@ -165,6 +166,11 @@ def _misfit(model, file):
         side, there = ("in_features", shape[-1]) if half[0] == "A" else ("out_features", shape[0])
         here = getattr(modules[path], side, None)
         if here not in (None, there): return f"{path} is {there} wide there and {here} here"
+
+def _find_adapter(name):
+    "The folder of an adapter; control, stage1 and stage2 are the built-in model's own"
+    shipped = _built_in()/"adapters"/str(name)
+    return str(shipped) if not Path(name).exists() and shipped.is_dir() else str(name)
 
 def _check_adapter(model, folder, name):
     "Refuse an adapter that was trained on another model; warn where only the name differs"

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from . import world
-from .load import _PARTS, _check_adapter, read_model
+from .load import _PARTS, _check_adapter, _find_adapter, read_model
 from .pictures import check_image, open_image
 from .procs import patch
 from .words import Word, _spell, likely_words, word_probs
@@ -49,7 +49,6 @@ class VLM:
 
     def __repr__(self): return f"VLM({self.name}, {type(self.base).__name__}, {self.device}, {self.dtype})"
 
-# %% ../nbs/01_vlm.ipynb #2863a572
 def _image_token_of(config, processor):
     "The id of the token that stands for a piece of picture"
     ours, theirs = (getattr(holder, "image_token_id", None) for holder in (config, processor))
@@ -196,7 +195,6 @@ def append(self: VLM, batch: dict, ends: list) -> dict:
     behind = torch.arange(out["input_ids"].shape[1], device=real.device) >= real.sum(1, keepdim=True)
     return out | {"answer_mask": behind & out["attention_mask"].bool()}
 
-# %% ../nbs/01_vlm.ipynb #3a6eee21
 @patch
 def inputs(self: VLM,
     images: Any,                      # one or a list of Pillow images, paths, scenes
@@ -333,7 +331,6 @@ def token_logps(self: VLM, batch: dict) -> tuple:
     logps = logits[mask].float().log_softmax(-1).gather(-1, targets[mask][:, None])[:, 0]
     return logps.split(mask.sum(1).tolist())
 
-# %% ../nbs/01_vlm.ipynb #4fae8dd5
 @dataclass
 class Score:
     "How probable a model finds one answer, token by token"
@@ -345,7 +342,6 @@ class Score:
         "The log-probability of the whole answer"
         return float(self.token_logps.sum())
 
-# %% ../nbs/01_vlm.ipynb #e9bc5fd6
 @patch
 def score(self: VLM,
     images: Any, prompts: str | list, answers: str | list,  # one of each, or lists
@@ -385,6 +381,7 @@ def next_tokens(self: VLM,
 @patch
 def load_adapter(self: VLM, folder: str | Path) -> None:
     "Put a trained LoRA adapter on the model; one made for another model is refused"
+    folder = _find_adapter(folder)
     _check_adapter(self.base, folder, self.name)
     from peft import PeftModel
     with warnings.catch_warnings(action="ignore", category=FutureWarning):   # between peft and transformers

@@ -33,7 +33,7 @@ def save_outputs(file):
 
 names = sys.argv[1:]
 if unknown := set(names) - {file.stem for file in notebooks()}:
-    sys.exit(f"No such notebook in nbs: {', '.join(sorted(unknown))}. Names are without folder and ending, as 04_noise.")
+    sys.exit(f"No such notebook in nbs: {', '.join(sorted(unknown))}. Names are without folder and ending, as 03_noise.")
 for file in notebooks():
     if names and file.stem not in names: continue
     print(file.relative_to(ROOT), flush=True)

@@ -9,7 +9,7 @@ from povid_nb.client import Client
 from povid_nb.inject import OpenAIInjector, SelfInjector, WorldInjector, make_pairs, report_pairs
 from povid_nb.lies import false_claims, world_example, world_examples
 from povid_nb.prompts import CAUSES, PROMPTS, Change, Rewrite, kind_for, read_prompts
-from povid_nb.quality import contradicts, distance, fault, measure
+from povid_nb.quality import contradicts, distance, fault, pair_figures
 from povid_nb.pairs import Edit, Example, Pair
 from povid_nb.procs import locked
 from server import KEY, serving
@@ -357,13 +357,13 @@ def test_right_and_empty_answers_are_no_lies():
 
 def test_figures_of_a_small_set_by_hand():
     some = [Pair(SHOWN, RIGHT.replace("blue cup", "grey knife"), "co-occurrence"), Pair(SHOWN, RIGHT.replace("blue", "red"), "attribute"), Pair(SHOWN, RIGHT.replace("blue", "green") + " Yes.", "attribute")]
-    m = measure(some)
+    m = pair_figures(some)
     assert m["kinds"] == {"attribute": 2, "co-occurrence": 1} and m["proved false"] == "3 of 3"
     assert m["words changed"] == {"attribute": 1.5, "co-occurrence": 2.} and (m["things put in"], m["different things"]) == (1, 1)
     assert m["longer"] == pytest.approx(1 / 3) and m["length ratio"] == pytest.approx((2 + 21 / 20) / 3)
     assert m["kinds, effective"] == pytest.approx(2 ** (1 / 3 * 1.5849625 + 2 / 3 * .5849625))
     assert quality._effective([1, 1, 1, 1]) == 4 and quality._effective([5]) == 1 and quality._effective([]) == 0
-    with pytest.raises(ValueError, match="no pairs"): measure([])
+    with pytest.raises(ValueError, match="no pairs"): pair_figures([])
 
 
 def test_report_page(tmp_path):

@@ -9,18 +9,18 @@ CFG = {"user": "ada", "repo": "course", "branch": "main", "git_url": "https://gi
 SOUND = """<h1 id="top">Noise</h1> <a href="#top">up</a> <a href="shift.html#what">next</a> <a href="shift.html">next</a>
 <a href="labs/kinds.html">a lab</a> <a href="https://example.org/anything">elsewhere</a> <img src="pictures/cat.png" alt="A cat">
 <img src="data:image/png;base64,abcd" alt="Two lines"> <a href="https://ada.github.io/course/shift.html#what">here, in full</a>
-<a href="https://github.com/ada/course/blob/main/nbs/04_noise.ipynb">its source</a>
-<a href="https://colab.research.google.com/github/ada/course/blob/main/nbs/04_noise.ipynb">on Colab</a>"""
+<a href="https://github.com/ada/course/blob/main/nbs/03_noise.ipynb">its source</a>
+<a href="https://colab.research.google.com/github/ada/course/blob/main/nbs/03_noise.ipynb">on Colab</a>"""
 
 
 def site(folder, page=SOUND):
     "A small sound site and its repository, with `page` in place of one page"
     for name in ("site/labs", "site/pictures", "repo/nbs"): (folder/name).mkdir(parents=True)
-    (folder/"repo"/"nbs"/"04_noise.ipynb").touch()
+    (folder/"repo"/"nbs"/"03_noise.ipynb").touch()
     (folder/"site"/"pictures"/"cat.png").touch()
     (folder/"site"/"noise.html").write_text(page)
     (folder/"site"/"shift.html").write_text('<h2 id="what">What?</h2>')
-    (folder/"site"/"labs"/"kinds.html").write_text('<a href="../noise.html#top">back</a> <a href="../04_noise.ipynb">back</a>')
+    (folder/"site"/"labs"/"kinds.html").write_text('<a href="../noise.html#top">back</a> <a href="../03_noise.ipynb">back</a>')
     return pages.problems(folder/"site", CFG, folder/"repo")
 
 
@@ -38,9 +38,9 @@ def test_a_sound_site_has_no_problems(tmp_path):
     (' alt="Two lines"', '', "a picture without words: data:image/png"),
     (">up</a>", ">[up](https://up.example)</a>", "a link that is shown as it is written: [up](https://up.example)"),
     ("course/shift.html#what", "course/shift.html#who", "no such anchor: shift.html#who"),
-    ("github.com/ada/course/blob/main/nbs/04_noise", "github.com/ada/course/blob/main/nbs/4_noise",
+    ("github.com/ada/course/blob/main/nbs/03_noise", "github.com/ada/course/blob/main/nbs/4_noise",
      "no such file in the repository: nbs/4_noise.ipynb"),
-    ("google.com/github/ada/course/blob/main/nbs/04_noise", "google.com/github/ada/course/blob/main/nbs/4_noise",
+    ("google.com/github/ada/course/blob/main/nbs/03_noise", "google.com/github/ada/course/blob/main/nbs/4_noise",
      "no such file in the repository: nbs/4_noise.ipynb"),
 ])
 def test_a_broken_page_is_found(tmp_path, before, after, problem):
@@ -56,7 +56,7 @@ def test_every_name_that_an_exported_cell_defines_can_be_linked_to():
 
 def test_names_are_linked_in_prose_and_nowhere_else():
     there = "https://povid-nb.github.io/povid_nb/noise.html#add_noise"
-    said = "With `add_noise` as in [`add_noise`](04_noise.ipynb):\n```python\nx # see `add_noise`\n```\nand `nothing`, ![`add_noise`](a.png)"
+    said = "With `add_noise` as in [`add_noise`](03_noise.ipynb):\n```python\nx # see `add_noise`\n```\nand `nothing`, ![`add_noise`](a.png)"
     assert docs.link_names(said) == said.replace("With `add_noise`", f"With [`add_noise`]({there})")
 
 

@@ -3,7 +3,7 @@ import subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from povid_nb import check, noise
+from povid_nb import noise, noise_pixels
 
 # sqrt(abar), sqrt(1 - abar), as published for POVID's schedule
 CONSTANTS = {100: (.9983, .0584), 200: (.9939, .1105), 300: (.9810, .1941), 400: (.9449, .3275), 500: (.8630, .5052),
@@ -37,7 +37,7 @@ def test_ratio_falls(name):
 @pytest.mark.parametrize("k", LIKENESS)
 def test_published_likeness(k):
     image = smooth()
-    here = [noise.likeness(image, noise.add_noise(image, k, "smooth", overflow=o)) for o in ("none", "clamp", "wrap")]
+    here = [noise_pixels.likeness(image, noise.add_noise(image, k, "smooth", overflow=o)) for o in ("none", "clamp", "wrap")]
     assert np.allclose(here, LIKENESS[k], atol=.02), here
 
 @pytest.mark.parametrize("value", [.1, .25, .45, .75, .9])
@@ -48,13 +48,13 @@ def test_wrap_at_500_forgets_the_grey(value):
 
 def test_wrap_is_what_torch_does_on_x86():
     x = torch.linspace(-3, 4, 7001)
-    assert noise._eight_bits(np.float32([-.1, 1.1]), "wrap").tolist() == [231, 24]
-    ours = noise._eight_bits(x.numpy(), "wrap")
+    assert noise_pixels._eight_bits(np.float32([-.1, 1.1]), "wrap").tolist() == [231, 24]
+    ours = noise_pixels._eight_bits(x.numpy(), "wrap")
     assert (ours == x.mul(255).to(torch.int64).remainder(256).to(torch.uint8).numpy()).all()
 
 def test_eight_bits_survive():
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    for overflow in ("wrap", "clamp"): assert (noise._eight_bits(levels / np.float32(255), overflow) == levels).all()
+    for overflow in ("wrap", "clamp"): assert (noise_pixels._eight_bits(levels / np.float32(255), overflow) == levels).all()
 
 @settings(max_examples=40, deadline=None)
 @given(k=st.integers(0, 999), seed=st.integers(0, 2**40), name=st.text(max_size=8), h=st.integers(1, 9), w=st.integers(1, 9))
@@ -141,7 +141,7 @@ def test_through_a_linear_processor(low, high, tiles):
     def process(images):    # shrink by averaging, pad with a colour of its own, normalise; some processors make several rows of a picture
         small = torch.stack([torch.from_numpy(np.asarray(i.reduce(2), dtype=np.float32) / 255) for i in images])
         return (torch.nn.functional.pad(small, (0, 0, 3, 3), value=.3).repeat_interleave(tiles, 0) - .45) / .27
-    out = noise._through(process, floats)
+    out = noise_pixels._through(process, floats)
     assert len(out) == 2 * tiles
     for x, rows in zip(floats, out.unflatten(0, (2, tiles))):
         small = np.pad(x.reshape(10, 2, 12, 2, 3).mean((1, 3)), ((0, 0), (3, 3), (0, 0)), constant_values=.3)
@@ -164,15 +164,6 @@ def test_numpy_and_torch_steps():
     (lambda: noise.same_snr(800, .27), "k = 800 in pixels has no equal in processed")])
 def test_messages(call, message):
     with pytest.raises(ValueError, match=message): call()
-
-def test_exercise():
-    def right(ratio):
-        below = noise.snr() <= ratio
-        if not below.any(): raise ValueError
-        return int(np.argmax(below))
-    assert check.step_for_ratio(right, keep=False)
-    for wrong in (lambda r: None, lambda r: int(np.argmax(noise.snr() <= r)), lambda r: int(np.argmin(np.abs(noise.snr() - r)))):
-        assert not check.step_for_ratio(wrong, keep=False)
 
 @pytest.mark.cuda
 def test_gpu_draws_the_same():

@@ -138,7 +138,7 @@ def a_picture(kind="image/png", data="abcd"):
 def sound():
     return {"metadata": {"widgets": {WIDGETS: {"state": {"m1": {}}}}}, "cells": [
         a_cell("# A title\n\n> A subtitle"),
-        a_cell(links.badge("04_noise.ipynb", CFG)),
+        a_cell(links.badge("03_noise.ipynb", CFG)),
         a_cell(links.setup_cell(CFG), []),
         a_cell("from povid_nb import noise\n%time x = 1\nawait f()", []),
         a_cell('#| fig-alt: "Two lines"\nplot()', [a_picture(), a_picture("text/html", '<img src="x" alt="A line">')]),
@@ -150,7 +150,7 @@ def spoil(nb, what):
     cells = nb["cells"]
     if what == "parses": cells[3]["source"] = "try: import x\nexcept ImportError: pass\nelse: %pip install x"
     if what == "has_a_head": cells[0]["source"] += "\n\nLost on the site"
-    if what == "has_its_badge": cells[1]["source"] = cells[1]["source"].replace("04_noise", "05_shift")
+    if what == "has_its_badge": cells[1]["source"] = cells[1]["source"].replace("03_noise", "05_shift")
     if what == "has_the_setup_cell": cells[2]["source"] += "  # on Colab"
     if what == "is_small": cells[4]["outputs"][0]["data"]["image/png"] = "a" * 1_000_000
     if what == "pictures_have_words": cells[4]["source"] = "plot()"
@@ -162,21 +162,21 @@ def spoil(nb, what):
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_each_check_passes_a_sound_notebook_and_finds_a_spoilt_one(check):
-    assert not list(check(sound(), "04_noise.ipynb"))
-    assert len(list(check(spoil(sound(), check.__name__), "04_noise.ipynb"))) >= 1
+    assert not list(check(sound(), "03_noise.ipynb"))
+    assert len(list(check(spoil(sound(), check.__name__), "03_noise.ipynb"))) >= 1
 
 
 def test_more_ways_to_spoil_a_notebook():
     nb = sound()
     nb["cells"][0]["source"] = "# A title\n\nA subtitle"
-    assert len(list(has_a_head(nb, "04_noise.ipynb"))) == 1
+    assert len(list(has_a_head(nb, "03_noise.ipynb"))) == 1
     nb = sound()
     nb["cells"][6]["source"] = "![](cat.png)"
     nb["cells"][4]["outputs"][1] = a_picture("text/html", '<img src="x">')
-    assert len(list(pictures_have_words(nb, "04_noise.ipynb"))) == 2
+    assert len(list(pictures_have_words(nb, "03_noise.ipynb"))) == 2
     nb = sound()
     nb["cells"][5]["outputs"][0]["data"][VIEW]["model_id"] = "m2"
-    assert len(list(widgets_have_state(nb, "04_noise.ipynb"))) == 1
+    assert len(list(widgets_have_state(nb, "03_noise.ipynb"))) == 1
     nb = sound()
     nb["cells"][2], nb["cells"][3] = nb["cells"][3], nb["cells"][2]
-    assert list(has_the_setup_cell(nb, "04_noise.ipynb")) == ["povid_nb is used before the set-up cell"]
+    assert list(has_the_setup_cell(nb, "03_noise.ipynb")) == ["povid_nb is used before the set-up cell"]

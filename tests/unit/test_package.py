@@ -140,9 +140,9 @@ def test_a_waiting_line_of_the_sidebar_wakes_up(tmp_path, monkeypatch):
     (tmp_path/"nbs"/"05_shift.ipynb").touch()
     monkeypatch.setattr(links, "ROOT", tmp_path)
     asleep = ('      # - section: "One"\n        # contents:\n          # - 01_vlm.ipynb\n'
-              '      # - section: "Two"\n        # contents:\n          # - 04_noise.ipynb\n          # - 05_shift.ipynb')
+              '      # - section: "Two"\n        # contents:\n          # - 03_noise.ipynb\n          # - 05_shift.ipynb')
     awake = ('      # - section: "One"\n        # contents:\n          # - 01_vlm.ipynb\n'
-             '      - section: "Two"\n        contents:\n          # - 04_noise.ipynb\n          - 05_shift.ipynb')
+             '      - section: "Two"\n        contents:\n          # - 03_noise.ipynb\n          - 05_shift.ipynb')
     assert links.sidebar(asleep) == awake
     assert links.sidebar(awake) == awake
 

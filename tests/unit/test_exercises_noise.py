@@ -1,0 +1,118 @@
+"Every check of the lessons on noise and lies: wrong answers are refused with the mistake named, right ones accepted"
+import numpy as np, pytest
+from povid_nb import check
+
+
+def kept(betas=None):
+    if betas is None: betas = 1 / (1 + np.exp(-np.linspace(-6, 6, 1000))) * (.005 - 1e-5) + 1e-5
+    return np.cumprod(1 - betas)
+
+
+def sigmoid(): return 1 / (1 + np.exp(-np.linspace(-6, 6, 1000)))
+
+
+def schedule_in_a_loop():
+    left, shares = 1., []
+    for t in range(1000):
+        l = -6 + 12 * t / 999
+        left *= 1 - (1e-5 + (.005 - 1e-5) / (1 + np.exp(-l)))
+        shares.append(left)
+    return [s**.5 for s in shares], [(1 - s)**.5 for s in shares]
+
+
+def walk(x, betas, draw):
+    for beta in betas: x = np.sqrt(1 - beta) * x + np.sqrt(beta) * draw()
+    return x
+
+
+def walk_by_recursion(x, betas, draw):
+    if len(betas) == 0: return x
+    return walk_by_recursion((1 - betas[0])**.5 * x + betas[0]**.5 * draw(), betas[1:], draw)
+
+
+def walk_with(step):
+    def fn(x, betas, draw):
+        for beta in betas: x = step(x, beta, draw())
+        return x
+    return fn
+
+
+def one_noise(x, betas, draw):
+    eps = draw()
+    for beta in betas: x = np.sqrt(1 - beta) * x + np.sqrt(beta) * eps
+    return x
+
+
+def from_the_start(x, betas, draw):
+    for beta in betas: out = np.sqrt(1 - beta) * x + np.sqrt(beta) * draw()
+    return out
+
+
+def same_ratio(k, s, ratios):
+    wanted = ratios[k] * s**2
+    if wanted < ratios[-1]: raise ValueError
+    return int(np.argmin(np.abs(np.log(ratios / wanted))))
+
+
+def same_ratio_by_search(k, s, ratios):
+    wanted = np.log(ratios[k]) + 2 * np.log(s)
+    logs = np.log(ratios)
+    if wanted < logs.min(): raise ValueError("too low")
+    return min(range(len(ratios)), key=lambda j: abs(logs[j] - wanted))
+
+
+def same_ratio_with(power):
+    return lambda k, s, ratios: int(np.argmin(np.abs(np.log(ratios / (ratios[k] * s**power)))))
+
+
+RIGHT = {
+    "schedule": [lambda: (kept()**.5, (1 - kept())**.5), schedule_in_a_loop],
+    "walk": [walk, walk_by_recursion],
+    "wrap": [lambda x: (np.trunc(x * 255).astype(np.int64) % 256).astype(np.uint8),
+             lambda x: (np.fix(np.float64(x) * 255).astype(int) & 255).astype("uint8")],
+    "same_ratio": [same_ratio, same_ratio_by_search]}
+
+WRONG = {
+    "schedule": [
+        (lambda: (kept(), 1 - kept()), "square root is missing"),
+        (lambda: (kept()**.5, 1 - kept()**.5), "this is 1 - sqrt"),
+        (lambda: (kept(sigmoid())**.5, (1 - kept(sigmoid()))**.5), "betas are not scaled"),
+        (lambda: ((1 - (sigmoid() * .00499 + 1e-5))**.5, (sigmoid() * .00499 + 1e-5)**.5), "one small step"),
+        (lambda: (kept(sigmoid() * .005)**.5, (1 - kept(sigmoid() * .005))**.5), "step 0"),
+        (lambda: kept()**.5, "Expected two arrays")],
+    "walk": [
+        (walk_with(lambda x, beta, eps: (1 - beta) * x + beta * eps), "square roots are missing"),
+        (walk_with(lambda x, beta, eps: x + np.sqrt(beta) * eps), "not made smaller"),
+        (one_noise, "your function made 1"),
+        (from_the_start, "every step starts from the clean x"),
+        (walk_with(lambda x, beta, eps: np.sqrt(beta) * x + np.sqrt(1 - beta) * eps), "Expected ")],
+    "wrap": [
+        (lambda x: np.uint8(np.clip(x, 0, 1) * 255), "clamped"),
+        (lambda x: (np.rint(x * 255).astype(np.int64) % 256).astype(np.uint8), "do not round"),
+        (lambda x: (np.floor(x * 255).astype(np.int64) % 256).astype(np.uint8), "rounding down"),
+        (lambda x: np.trunc(x * 255) % 256, "the type of the result"),
+        (lambda x: (np.trunc(x * 255).astype(np.int64) % 255).astype(np.uint8), "8 bits hold 256 values")],
+    "same_ratio": [
+        (same_ratio_with(1), "s squared"),
+        (same_ratio_with(-2), "the way back"),
+        (same_ratio_with(2), "expected a ValueError"),
+        (lambda k, s, ratios: int(np.argmin(np.abs(ratios - ratios[k] * s**2))) if k != 500 else same_ratio(k, s, ratios),
+         "expected a ValueError"),
+        (lambda k, s, ratios: min(999, int(k / s)), "Expected")]}
+
+
+@pytest.mark.parametrize("name, number", [(name, i) for name in RIGHT for i in range(len(RIGHT[name]))])
+def test_right_answers_written_differently_pass(name, number, capsys):
+    assert check.check(RIGHT[name][number], name, keep=False), capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, number", [(name, i) for name in WRONG for i in range(len(WRONG[name]))])
+def test_wrong_answers_are_refused_and_the_mistake_is_named(name, number, capsys):
+    solution, message = WRONG[name][number]
+    assert not check.check(solution, name, keep=False)
+    assert message in capsys.readouterr().out
+
+
+def test_each_exercise_has_three_wrong_answers_and_two_right_ones():
+    assert RIGHT.keys() == WRONG.keys()
+    assert all(len(RIGHT[name]) >= 2 and len(WRONG[name]) >= 3 for name in RIGHT)
