@@ -91,7 +91,7 @@ def by_length(
     lengths: tuple = (20, 45, None),            # in words; None is the whole caption
     vocabulary: coco.Vocabulary | None = None,  # None: COCO
 ) -> dict:
-    "length -> score of the captions cut to it"
+    "Length -> score of the captions cut to it"
     return {n: score([cut(c, n) for c in captions], truths, vocabulary) for n in lengths}
 
 # %% ../nbs/workshop/chair.ipynb #d9424df6
