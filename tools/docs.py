@@ -15,11 +15,11 @@ LINK = re.compile(r"(\[[^]]*\]\([^)]*\))")
 
 
 def defined(source):
-    "The public functions, classes and methods that a cell defines, named as nbdev's links name them"
-    is_public = lambda node: isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
-    for node in filter(is_public, ast.parse(source).body):
+    "The functions, classes and methods that a cell defines, named as nbdev's links name them"
+    is_named = lambda node: isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("__")
+    for node in filter(is_named, ast.parse(source).body):
         yield patch_name(node)
-        if isinstance(node, ast.ClassDef): yield from (f"{node.name}.{part.name}" for part in filter(is_public, node.body))
+        if isinstance(node, ast.ClassDef): yield from (f"{node.name}.{part.name}" for part in filter(is_named, node.body))
 
 
 class add_anchors(processors.Processor):
