@@ -11,15 +11,15 @@ from nbdev.quarto import nbdev_docs, refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 EXPORTS = {"export", "exports", "exporti"}
-LINK = re.compile(r"(\[[^]]*\]\([^)]*\))")
+LINK = re.compile(r"(\[[^]]*\]\([^)]*\)|`(?:\w+\.)*_\w+`)")     # a link, or a private name, which has no anchor
 
 
 def defined(source):
-    "The functions, classes and methods that a cell defines, named as nbdev's links name them"
-    is_named = lambda node: isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("__")
-    for node in filter(is_named, ast.parse(source).body):
+    "The public functions, classes and methods that a cell defines, named as nbdev's links name them"
+    is_public = lambda node: isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+    for node in filter(is_public, ast.parse(source).body):
         yield patch_name(node)
-        if isinstance(node, ast.ClassDef): yield from (f"{node.name}.{part.name}" for part in filter(is_named, node.body))
+        if isinstance(node, ast.ClassDef): yield from (f"{node.name}.{part.name}" for part in filter(is_public, node.body))
 
 
 class add_anchors(processors.Processor):

@@ -72,11 +72,6 @@ def test_slots_of_any_scene(n):
         assert [k for k, r in roles.items() if r == "true"] == [s.true]
         assert {k for k, r in roles.items() if r == "usual"} == s.usual and {k for k, r in roles.items() if r == "there"} == s.there
 
-def test_journey():
-    slot = Slot("", "", "fork", {"knife"}, {"plate"})
-    assert shift._journey(["fork", "fork", "knife", "six", "cat"], slot) == ["true", "usual", "other"]
-    assert shift._journey(["fork", "plate", "knife", "cat"], slot) == ["true", "other", "usual", "other"]
-
 # ---- The rule --------------------------------------------------------------------------------------------------------
 
 def made_up(usual, true, other, n=40, usual_words=frozenset({"knife"})):
