@@ -280,11 +280,13 @@ def _fill_cache(self: PovidTrainer):
     "Let the reference score all pairs before training, each process its share"
     args = self.args
     if not args.cache or self.cache: return
-    folder = args.cache_dir or Path(args.output_dir)/"cache"
+    folder = Path(args.cache_dir or Path(args.output_dir)/"cache")
+    if args.bf16 or args.fp16: folder /= self.accelerator.mixed_precision      # other numbers than in float32
     self.cache = Cache(folder, self.branches, args.cache, self.form.noise == "clean", self.reference_name)
     mine = range(args.process_index, len(self.train_dataset), args.world_size)
     mine = tqdm(mine, desc="reference", disable=args.process_index > 0 or args.disable_tqdm)
-    self.cache.fill((self.train_dataset[i]["row"] for i in mine), args.per_device_train_batch_size)
+    with self.accelerator.autocast():                                          # as the policy is computed
+        self.cache.fill((self.train_dataset[i]["row"] for i in mine), args.per_device_train_batch_size)
     self.accelerator.wait_for_everyone()
     self.cache.refresh()
 
