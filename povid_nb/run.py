@@ -276,7 +276,7 @@ def write(self: Run, chosen, found, figures):
               seconds["stage2"]),
              ("Test.", "All four models describe the same pictures and answer the same questions.", tested)]
     examples = {p.kind: p for p in reversed(chosen) if p.task != "question"}.values()      # the first of each kind
-    page = report.page(found, s.model or "tiny", steps, examples, logs, [figure[:4] for figure in figures],
+    page = report.report_page(found, s.model or "tiny", steps, examples, logs, [figure[:4] for figure in figures],
                        again["command"], asdict(s))
     write_text(self.out/"report.html", page)
     self.say(_headline(found))
