@@ -10,20 +10,6 @@ from .check import exercise as _exercise, expect as _expect
 
 # %% ../nbs/workshop/checks_course.ipynb #ba8978f4
 @_exercise
-def _habit_strength(fn):
-    "Of the scenes with a cue, the share that also hold its partner"
-    from povid_nb.world import Scene, scenes
-    fork, both = Scene.of(("grey", "fork", 0)), Scene.of(("grey", "fork", 0), ("grey", "knife", 1))
-    knife = Scene.of(("grey", "knife", 0))
-    _expect("two scenes with a fork, one of them with a knife", fn([fork, both], "fork", "knife"), .5)
-    _expect("scenes without the cue do not count", fn([both, knife, knife], "fork", "knife"), 1.)
-    _expect("no scene holds the cue", fn([knife], "fork", "knife"), None)
-    typical = scenes("typical", "train", 300)
-    seen = [s for s in typical if "dog" in s.objects]
-    share = sum("ball" in s.objects for s in seen) / len(seen)
-    _expect("300 typical scenes, dog and ball", fn(typical, "dog", "ball"), share)
-
-@_exercise
 def _answer_logps(fn):
     "The log-probability of an answer, summed over its tokens"
     import torch
@@ -73,21 +59,6 @@ def _effective(fn):
 
 # %% ../nbs/workshop/checks_course.ipynb #691cd406
 @_exercise
-def _lineage(fn):
-    "Which segments of a tree see each other"
-    import torch
-    cases = [([None], [[1]], "a single root sees itself"),
-             ([None, 0, 0], [[1, 0, 0], [1, 1, 0], [1, 0, 1]], "two answers on one stem do not see each other"),
-             ([None, 0, 1], [[1, 0, 0], [1, 1, 0], [1, 1, 1]], "in a chain each segment sees all before it"),
-             ([None, None, 1, 0], [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]], "two separate roots"),
-             ([None, 0, 0, 1], [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]],
-              "a grandchild sees its grandparent and not its uncle")]
-    for parents, expected, why in cases:
-        came = fn(parents)
-        came = came if came is None else torch.as_tensor(came).int().tolist()
-        _expect(f"parents {parents}: {why}", came, expected)
-
-@_exercise
 def _image_share(fn):
     "The share of attention on the picture, from the attention matrices"
     import torch
@@ -104,4 +75,3 @@ def _image_share(fn):
         assert not late, "one row too late: the row in which a word stands is about the next word; take the one before"
         case = f"{tokens} tokens, {patches} of them picture, {tokens - start} of them answer"
         _expect(case, came if came is None else float(came), share(1), 1e-5)
-
