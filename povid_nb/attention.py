@@ -66,7 +66,8 @@ def watch(
 ) -> Iterator[None]:
     "A context in which `callback` is called with each attention layer of the language model; answers do not change"
     base, seen = vlm.base, []
-    configs = {"": base.config} | {name: getattr(base.config, name) for name in base.config.sub_configs}
+    configs = {name: getattr(base.config, name) for name in base.config.sub_configs}   # no audio: None
+    configs = {"": base.config} | {name: config for name, config in configs.items() if config is not None}
     before = {name: config._attn_implementation for name, config in configs.items()}
     _USUAL.update({id(configs[name]): own for name, own in before.items()})
     modules = vlm.part("language_model").modules()
