@@ -7,7 +7,7 @@ __all__ = ['Row', 'Reader', 'encode', 'Branches', 'answer_logps', 'noisy_pixels'
 
 # %% ../nbs/09_branches.ipynb #99ed655c
 import functools, hashlib, json, re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
@@ -16,12 +16,13 @@ from typing import Any
 # %% ../nbs/09_branches.ipynb #e3fa7d37
 import torch
 import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn.utils.rnn import pad_sequence
 
 # %% ../nbs/09_branches.ipynb #c0ef7235
 from . import noise
-from .forms import Form, find_form
 from .dpo import Logps, summed
+from .forms import find_form
 from .loss import noise_mask
 from .packing import PackedLayers, head_logps, pack, unpack
 from .pairs import Pair
@@ -196,7 +197,7 @@ def hidden(self: Branches, batch: dict, seen: Any) -> torch.Tensor:
         for row in batch["rows"]:
             inputs = {k: v for k, v in row.items() if k != "read"} | images
             out = base.model(**inputs, use_cache=False).last_hidden_state
-            found.append(out.take_along_dim(row["read"][..., None], 1))
+            found.append(out.gather(1, row["read"][..., None].expand(-1, -1, out.shape[-1])))
         return torch.cat(found, 1)[batch["real"]]
     places = batch["ids"] == self.vlm.image_token_id
     words = base.get_input_embeddings()(batch["ids"].masked_fill(places, 0))
@@ -212,9 +213,20 @@ def score(self: Branches, h: torch.Tensor, batch: dict, *others: torch.Tensor) -
 
 @patch
 @contextmanager
-def reference(self: Branches):
-    "Inside, the model is the reference: no adapter, no gradient"
-    with torch.no_grad(), self.vlm.adapter_off(): yield
+def reference(self: Branches) -> Iterator[None]:
+    "Inside, the model is the reference: without the adapter that trains, and without gradients"
+    if "reference" not in getattr(self.vlm.model, "peft_config", ()):
+        with torch.no_grad(), self.vlm.adapter_off(): yield
+        return
+    _switch_adapters(self.vlm.model, ["reference"])
+    try:
+        with torch.no_grad(): yield
+    finally: _switch_adapters(self.vlm.model, ["default", "reference"])
+
+def _switch_adapters(model, names):
+    "Let these adapters of a model take part, together, and no others; which of them learn stays as it is"
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer): module._active_adapter = names   # peft's setter lets them learn
 
 # %% ../nbs/09_branches.ipynb #57fdd8f0
 @patch

@@ -43,26 +43,6 @@ def _answer_logps(fn):
     for row, expected in enumerate(by_hand(1)):
         _expect(f"row {row}, {int(mask[row].sum())} answer tokens", came[row], expected, 1e-4)
 
-@_exercise
-def _fair(fn):
-    "Captions compared at equal length: pairs with a caption that is too short are left out"
-    a, b = ["a dog and a cat", "one two", "a b c"], ["a man on a bus", "one two three four", "d e f g"]
-    came = fn(a, b, 3)
-    assert came is not None and len(came) == 2, f"Expected two lists, your function returned {came!r}."
-    first, second = map(list, came)
-    assert "one two" not in first, "a caption of two words cannot be cut to three: leave the pair out, on both sides"
-    _expect("the first captions, cut to three words", first, ["a dog and", "a b c"])
-    _expect("the second captions, cut to three words", second, ["a man on", "d e f"])
-
-@_exercise
-def _read_answer(fn):
-    "Whether an answer says yes or no, both or neither"
-    cases = {"Yes": True, "yes, there is one.": True, "Yes, I know": True, "NO": False, "No.": False, "None": False,
-             "Nope": False, "There isn't one": False, "There is not.": False, "I know snow": None,
-             "I cannot tell": None, "Yes and no": None, "": None}
-    for text, expected in cases.items():
-        came = fn(text)
-        assert came is expected, f"Case: {text!r}. Expected {expected!r}, your function returned {came!r}."
 
 # %% ../nbs/workshop/checks_course.ipynb #9123a77a
 @_exercise
@@ -115,10 +95,3 @@ def _image_share(fn):
         case = f"{tokens} tokens, {patches} of them picture, {tokens - start} of them answer"
         _expect(case, came if came is None else float(came), share(1), 1e-5)
 
-@_exercise
-def _images_needed(fn):
-    "The number of images for an interval of a given half-width"
-    for rate, half, n in [(.5, .05, 385), (.45, .01, 9508), (.1, .03, 385), (.2, .02, 1537)]:
-        came = fn(rate, half)
-        assert came != n - 1, f"round up: {n - 1} images are one too few for a rate of {rate} and {half} on each side"
-        _expect(f"a rate of {rate}, {half} on each side", came, n, 0)

@@ -194,7 +194,7 @@ def _train(
     adapter: _option(Optional[Path], "For stage 2 alone: folder of stage 1's adapter.") = None,
     quantize: _Quantize = None,
     stage: _option(Literal["1", "2", "both"], "1: rejected answers in words; 2: and noise.") = "both",
-    between: _option(Literal["merge", "keep"], "Stage 2 starts from stage 1, or trains its adapter on.") = "merge",
+    between: _option(Optional[Literal["merge", "stack"]], "Stage 1 in the weights of stage 2, or frozen under it.") = None,
     form: _option(Optional[Literal["sft", "dpo", "released", "paper", "mdpo"]], "Loss of the last stage.") = None,
     beta: _option(Optional[float], "Inverse temperature of the preference loss.") = None,
     nll_weight: _option(Optional[float], "Weight of the NLL term of the right answers.") = None,
@@ -231,7 +231,7 @@ def _trained(settings, options):
     some = list(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
     vlm = VLM.load(settings.get("model"), device=own_device(), quantize=settings.get("quantize"))
     if is_main(): _keep(out/"train.yaml", settings)
-    stages.train(vlm, some, out, settings["stage"], settings["between"], settings.get("adapter"),
+    stages.train(vlm, some, out, settings["stage"], settings.get("between"), settings.get("adapter"),
                 seed=settings["seed"], **options)
     if world_size() > 1: leave()
     return out/"adapter"

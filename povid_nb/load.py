@@ -166,6 +166,11 @@ def _misfit(model, file):
         here = getattr(modules[path], side, None)
         if here not in (None, there): return f"{path} is {there} wide there and {here} here"
 
+def _find_adapter(name):
+    "The folder of an adapter; control, stage1 and stage2 are the built-in model's own"
+    shipped = _built_in()/"adapters"/str(name)
+    return str(shipped) if not Path(name).exists() and shipped.is_dir() else str(name)
+
 def _check_adapter(model, folder, name):
     "Refuse an adapter that was trained on another model; warn where only the name differs"
     for file in ("adapter_config.json", "adapter_model.safetensors"):

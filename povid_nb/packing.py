@@ -95,6 +95,8 @@ def _rotated(x, cos, sin):
     a, b = x.chunk(2, -1)
     return x * cos[:, None] + torch.cat([-b, a], -1) * sin[:, None]
 
+def _take(x, places): return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
+
 def _attend(q, k, v, tree, scale):
     "Attention in two parts: the shared beginning without a mask, all the others with one"
     attention = functools.partial(F.scaled_dot_product_attention, scale=scale)
@@ -109,7 +111,7 @@ def _tree_layer(layer, h, tree):
     heads = lambda y: y.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
     k, v = _rotated(heads(attention.k_proj(x)), *tree.turn), heads(attention.v_proj(x))
     turn = tree.turn
-    if tree.read is not None: x, h, *turn = (y.take_along_dim(tree.read[..., None], 1) for y in (x, h, *turn))
+    if tree.read is not None: x, h, *turn = (_take(y, tree.read) for y in (x, h, *turn))
     q = _rotated(heads(attention.q_proj(x)), *turn)
     if (groups := attention.num_key_value_groups) > 1: k, v = (y.repeat_interleave(groups, 1) for y in (k, v))
     h = h + attention.o_proj(_attend(q, k, v, tree, attention.scaling).transpose(1, 2).flatten(2))
@@ -151,7 +153,7 @@ class PackedLayers:
             mask = additive_mask(visible(packed, two_way=self.two_way), h.dtype)
             places = packed["positions"]
             out = self.language(inputs_embeds=h, attention_mask=mask, position_ids=places, use_cache=False)
-            return out.last_hidden_state.take_along_dim(read[..., None], 1)[real]
+            return _take(out.last_hidden_state, read)[real]
         rows, length = packed["ids"].shape
         shared = packed["shared"] if not self.two_way or packed["even"] else 0
         behind = torch.arange(shared, length, device=h.device).expand(rows, -1)

@@ -50,7 +50,7 @@ class Settings:
         own = self.train.get(part, {}) | (dict(form="sft") if part == "sft" else {})
         common = {name: value for name, value in self.train.items() if name not in ("stage1", "stage2", "sft")}
         form = own.get("form") or common.get("form") or ("paper" if part == "stage2" else "dpo")
-        return (dict(between="keep") if self.quantize else {}) | find_form(form).only(common) | own
+        return find_form(form).only(common) | own
 
 # %% ../nbs/14_run.ipynb #4d0415d0
 class Run:
@@ -276,7 +276,7 @@ def write(self: Run, chosen, found, figures):
               seconds["stage2"]),
              ("Test.", "All four models describe the same pictures and answer the same questions.", tested)]
     examples = {p.kind: p for p in reversed(chosen) if p.task != "question"}.values()      # the first of each kind
-    page = report.page(found, s.model or "tiny", steps, examples, logs, [figure[:4] for figure in figures],
+    page = report.report_page(found, s.model or "tiny", steps, examples, logs, [figure[:4] for figure in figures],
                        again["command"], asdict(s))
     write_text(self.out/"report.html", page)
     self.say(_headline(found))

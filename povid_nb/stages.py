@@ -6,7 +6,7 @@
 __all__ = ['adapter_targets', 'add_adapter', 'save_model', 'stage_settings', 'put_on_adapter', 'train', 'launch_config']
 
 # %% ../nbs/workshop/stages.ipynb #0dfab903
-import importlib.resources, json, re, shutil
+import importlib.resources, json, re, warnings
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -15,11 +15,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import TrainingArguments
+from . import steps
 from .cache import fingerprint
 from .forms import find_form
-from .procs import is_main, patch, write_json, write_tensors, write_text, world_size
+from .procs import barrier, is_main, patch, world_size, write_bytes, write_json, write_tensors, write_text
 from .stats import versions
-from .train import PairData, PovidConfig, PovidTrainer, pairs_digest
+from .train import _WHOLE, PairData, PovidConfig, PovidTrainer, pairs_digest
 from .vlm import VLM
 
 # %% ../nbs/workshop/stages.ipynb #03508334
@@ -33,8 +34,9 @@ def _start_values(vlm):
 def adapter_targets(vlm: VLM) -> str:
     "A regular expression for the linear layers of the language model, and for nothing else"
     path = vlm.paths()["language_model"]
-    linear = (name for name, m in vlm.base.get_submodule(path).named_modules() if isinstance(m, torch.nn.Linear))
-    names = {name.rpartition(".")[2] for name in linear} - {"lm_head"}
+    modules = vlm.base.get_submodule(path).named_modules()
+    linear = [name for name, m in modules if isinstance(m, torch.nn.Linear) and ".lora_" not in name]
+    names = {name.removesuffix(".base_layer").rpartition(".")[2] for name in linear} - {"lm_head"}
     return rf"{re.escape(path)}\..*\.({'|'.join(sorted(names))})"
 
 def add_adapter(
@@ -44,35 +46,45 @@ def add_adapter(
     seed: int = 0,
 ) -> VLM:
     "Put a fresh LoRA adapter on the language model; the rest stays frozen. Returns the VLM"
-    if hasattr(vlm.model, "disable_adapter"):
-        raise ValueError(f"{vlm.name} has an adapter already; merge it first, or train it further as it is")
+    there = getattr(vlm.model, "peft_config", ())
+    if "default" in there: raise ValueError(f"{vlm.name} has an adapter already; load the model without it")
     start = _start_values(vlm)
     rank = rank or start["rank"]
     lora_alpha = lora_alpha or start["alpha"] * rank // start["rank"]
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=lora_alpha, lora_dropout=0., target_modules=adapter_targets(vlm))
-    vlm.model = get_peft_model(vlm.model, config)
+    if there: vlm.model.add_adapter("default", config)     # beside a frozen one
+    else: vlm.model = get_peft_model(vlm.model, config)
     return vlm
 
 # %% ../nbs/workshop/stages.ipynb #1edcbda6
-def _check_mergeable(vlm):
-    "Refuse a model that an adapter cannot be worked into"
+def _between(vlm, between):
+    "How stage 2 stands on stage 1: what was asked for, or what loses nothing"
+    whole = not getattr(vlm.base, "is_loaded_in_4bit", False)
+    if between is None: return "merge" if whole and vlm.dtype == torch.float32 else "stack"
+    if between not in ("merge", "stack"): raise ValueError(f"between is {between!r}; use 'merge' or 'stack'")
+    if between == "merge": _check_whole(vlm)
+    return between
+
+def _check_whole(vlm):
     if getattr(vlm.base, "is_loaded_in_4bit", False):
         raise ValueError("a 4-bit model cannot take an adapter into its weights without rounding it away; "
-                         "keep the adapter (between='keep'), or load the model without quantize")
+                         "use between='stack', or load the model without quantize")
 
-def _merge(vlm):
-    "Work the adapter into the weights: from here on the model is the new reference"
-    _check_mergeable(vlm)
-    vlm.model = vlm.model.merge_and_unload().eval()
-    return vlm
+def _put_under(vlm, folder, between):
+    "Stage 1's adapter under the one that will train: in the weights, or frozen beside them"
+    vlm.load_adapter(folder)
+    if between == "merge": vlm.model = vlm.model.merge_and_unload().eval()
+    else: vlm.model = PeftModel.from_pretrained(vlm.model.unload(), folder, adapter_name="reference").eval()
 
 def save_model(
     vlm: VLM,
     folder: str | Path,
 ) -> Path:
     "Write the whole model with its adapter worked in, and its processor; returns the folder, for `VLM.load`"
-    _merge(vlm).model.save_pretrained(folder)
+    _check_whole(vlm)
+    if hasattr(vlm.model, "merge_and_unload"): vlm.model = vlm.model.merge_and_unload().eval()
+    vlm.model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
     return Path(folder)
 
@@ -96,8 +108,8 @@ def stage_settings(
     bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
     given = dict(output_dir=str(folder), seed=seed, learning_rate=start["learning_rate"],
                  nll_weight=start["nll_weight"], per_device_train_batch_size=batch_size or start["batch_size"],
-                 lr_scheduler_type="cosine", warmup_steps=.03, weight_decay=0., logging_steps=5, save_steps=50,
-                 save_total_limit=2, report_to="none",
+                 lr_scheduler_type="cosine", warmup_steps=.03, weight_decay=0., logging_steps=5, report_to="none",
+                 save_strategy="steps" if "save_steps" in options else "no", save_minutes=10., save_total_limit=2,
                  use_cpu=device.type == "cpu", bf16=bf16, fp16=device.type == "cuda" and not bf16, **_STAGES[stage])
     given |= options
     if "nll_weight" not in options and not find_form(given["form"]).takes("nll_weight"): del given["nll_weight"]
@@ -111,7 +123,7 @@ def _options(stages, common, own):
     return {n: forms[n].only(common) | own[n] for n in stages}
 
 # %% ../nbs/workshop/stages.ipynb #a8243387
-_RECORD = "povid.json"
+_RECORD, _ADAPTER = "povid.json", ("adapter_model.safetensors", "adapter_config.json")
 _PACKAGES = ("povid_nb", "torch", "transformers", "peft", "accelerate")   # that could change what is learnt
 _DECIDES = re.compile("adam_.*|optim.*|lr_.*|learning_rate|warmup_.*|weight_decay|max_grad_norm|num_train_epochs"
                       "|max_steps|seed|data_seed|bf16|fp16|train_sampling_strategy|dataloader_drop_last|neftune.*"
@@ -119,8 +131,9 @@ _DECIDES = re.compile("adam_.*|optim.*|lr_.*|learning_rate|warmup_.*|weight_deca
 
 def _decisive(args):
     "The settings that decide what a run learns"
-    own = {f.name for f in fields(PovidConfig)} - {f.name for f in fields(TrainingArguments)} - {"cache", "cache_dir"}
-    names = own | {f.name for f in fields(TrainingArguments) if _DECIDES.fullmatch(f.name)}
+    inherited = {f.name for f in fields(TrainingArguments)}
+    own = {f.name for f in fields(PovidConfig)} - inherited - {"cache", "cache_dir", "save_minutes"}
+    names = own | {name for name in inherited if _DECIDES.fullmatch(name)}
     kept = {name: getattr(args, name) for name in sorted(names)}
     kept |= {"batch_size": args.train_batch_size, "accumulation": args.gradient_accumulation_steps,
              "processes": args.world_size}
@@ -130,39 +143,49 @@ def _read_record(folder):
     file = Path(folder)/_RECORD
     return json.loads(file.read_text()) if file.is_file() else None
 
+def _adapter_digest(folder):
+    "What an adapter adds: its matrices and its scale"
+    config = json.loads((Path(folder)/_ADAPTER[1]).read_text())
+    return f"{steps._digest_of_file(Path(folder)/_ADAPTER[0])}-{config['lora_alpha']}/{config['r']}"
+
 def _last_checkpoint(folder):
-    "The newest whole checkpoint: its state file is written last"
-    def whole(path):
-        try: return json.loads((path/"trainer_state.json").read_text())["global_step"]
-        except (OSError, ValueError, KeyError): return -1
-    found = max(Path(folder).glob("checkpoint-*"), key=whole, default=None)
-    return str(found) if found and whole(found) >= 0 else None
+    "The newest checkpoint that is as it was written; damaged ones are passed over with a warning"
+    number = lambda path: int(path.name.rpartition("-")[2])
+    for path in sorted(Path(folder).glob("checkpoint-[0-9]*"), key=number, reverse=True):
+        try: fault = steps._fault(path, json.loads((path/_WHOLE).read_text()))
+        except (OSError, ValueError): fault = "it was not written to its end"
+        if not fault: return str(path)
+        if is_main(): warnings.warn(f"{path} is passed over: {fault}")
 
 # %% ../nbs/workshop/stages.ipynb #b2244707
-def _run_stage(vlm, data, n, adapter, args, eval_data, callbacks):
+def _run_stage(vlm, data, n, lora, args, base, first, between, eval_data, callbacks):
     "One stage: skipped where it is done, resumed where it was interrupted"
-    folder, base, first = Path(args.output_dir), fingerprint(vlm), not hasattr(vlm.model, "disable_adapter")
-    data = data if isinstance(data, PairData) else PairData(vlm, data, args.max_length)
-    record = {"stage": n, "base": base, "pairs": pairs_digest(data.pairs), "settings": _decisive(args),
-              "adapter": adapter}
+    folder = Path(args.output_dir)
+    record = {"stage": n, "base": base, "over": first and _adapter_digest(first), "between": first and between,
+              "pairs": pairs_digest(data.pairs), "settings": _decisive(args), "adapter": lora}
     earlier = _read_record(folder)
-    if earlier and (differs := [k for k in record if earlier[k] != record[k]]):
+    if earlier and (differs := [name for name in record if earlier.get(name) != record[name]]):
+        if "settings" in differs:
+            changed = [k for k, v in record["settings"].items() if earlier["settings"].get(k) != v]
+            differs[differs.index("settings")] = f"settings ({', '.join(changed)})"
         raise ValueError(f"{folder} holds a run with other {', '.join(differs)}; "
                          "give another folder, or delete this one")
+    if fault := earlier and steps._fault(folder, earlier):
+        raise ValueError(f"the finished stage in {folder} is damaged: {fault}; delete the folder to train it again")
+    if first: _put_under(vlm, first, between)
     if earlier and "steps" in earlier:
-        if not first: vlm.model = vlm.model.unload()
-        vlm.model = PeftModel.from_pretrained(vlm.model, folder, is_trainable=True).eval()
-        return data
-    if first: add_adapter(vlm, **adapter)
-    trainer = PovidTrainer(vlm, args, data, eval_data, callbacks)
+        if hasattr(vlm.model, "peft_config"): vlm.model.load_adapter(folder, "default")
+        else: vlm.load_adapter(folder)
+        return
+    add_adapter(vlm, **lora)
+    trainer = PovidTrainer(vlm, args, data, eval_data, callbacks, f"{base}-{record['over']}".replace("/", "-"))
     if is_main(): write_json(folder/_RECORD, record | {"versions": versions(_PACKAGES)})
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-    if trainer.stopped:
+    if trainer.saving.stopped:
         raise KeyboardInterrupt(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
                                 "the same call goes on from there")
     trainer.save_adapter(folder, record)
     vlm.model = vlm.model.eval()
-    return data
 
 _CARD = """---
 library_name: peft
@@ -198,70 +221,85 @@ def save_adapter(self: PovidTrainer, folder: str | Path, record: dict) -> None:
                 accuracy=value("rewards/accuracies"), of=record["base"])
     write_json(folder/"log.json", self.state.log_history)
     write_text(folder/"README.md", _CARD.format(**card))
-    write_json(folder/_RECORD, record | {"versions": versions(_PACKAGES), "steps": self.state.global_step})
+    files = {name: steps._digest_of_file(folder/name) for name in _ADAPTER}
+    done = {"versions": versions(_PACKAGES), "steps": self.state.global_step, "files": files}
+    write_json(folder/_RECORD, record | done)
 
 # %% ../nbs/workshop/stages.ipynb #3af86b2e
-def put_on_adapter(vlm: VLM, folder: str | Path) -> None:
-    "Put an adapter on, unless it was trained on other weights; returns None"
+def _check_made_for(vlm, folder):
+    "Refuse an adapter that was trained on other weights"
     record = _read_record(folder)
-    if record and record["base"] != fingerprint(vlm):
-        why = " (a stage-2 adapter stands on stage 1, merged)" if record["stage"] == 2 else ""
+    if record and (record["base"] != fingerprint(vlm) or record.get("over")):
+        why = " (it stands on stage 1; take the adapter beside it, which holds both)" if record.get("over") else ""
         raise ValueError(f"the adapter in {folder} was trained on other weights than those of {vlm.name}{why}; "
                          "load the model it was made for")
+
+def put_on_adapter(vlm: VLM, folder: str | Path) -> None:
+    "Put an adapter on, unless it was trained on other weights; returns None"
+    _check_made_for(vlm, folder)
     vlm.load_adapter(folder)
 
 def _joined(first, second, folder):
     "Two adapters, the second trained on the first one merged, as one adapter for the original model"
-    configs = [json.loads((Path(f)/"adapter_config.json").read_text()) for f in (first, second)]
-    a, b = (load_file(Path(f)/"adapter_model.safetensors") for f in (first, second))
+    configs = [json.loads((Path(f)/_ADAPTER[1]).read_text()) for f in (first, second)]
+    a, b = (load_file(Path(f)/_ADAPTER[0]) for f in (first, second))
     one, two = (c["lora_alpha"] / c["r"] for c in configs)
     side = {name: torch.cat([a[name], b[name]]) if ".lora_A." in name else torch.cat([a[name] * one, b[name] * two], 1)
             for name in a}
     rank = configs[0]["r"] + configs[1]["r"]
-    write_tensors(Path(folder)/"adapter_model.safetensors", {name: value.contiguous() for name, value in side.items()})
-    write_json(Path(folder)/"adapter_config.json", configs[0] | {"r": rank, "lora_alpha": rank})
+    write_tensors(Path(folder)/_ADAPTER[0], {name: value.contiguous() for name, value in side.items()})
+    write_json(Path(folder)/_ADAPTER[1], configs[0] | {"r": rank, "lora_alpha": rank})
 
 def _write_result(parts, folder):
     "`folder`: all that was learnt, as one adapter for the model that came in"
     folder.mkdir(parents=True, exist_ok=True)
     if len(parts) == 2: _joined(*parts, folder)
     else:
-        for name in ("adapter_model.safetensors", "adapter_config.json"): shutil.copy(parts[0]/name, folder)
+        for name in _ADAPTER: write_bytes(folder/name, (parts[0]/name).read_bytes())
     record = _read_record(parts[0]) or {}
+    files = {name: steps._digest_of_file(folder/name) for name in _ADAPTER}
     stage = "both" if len(parts) == 2 else record.get("stage")
-    write_json(folder/_RECORD, record | {"stage": stage, "made_of": [str(part) for part in parts]})
+    write_json(folder/_RECORD, record | {"stage": stage, "made_of": [str(part) for part in parts], "files": files})
 
 # %% ../nbs/workshop/stages.ipynb #5070c212
 def train(
-    vlm: VLM,                        # without an adapter, or with one to train further
-    data: Any,                       # pairs, a file, a folder, a table
-    out: str | Path,                 # folder for all that is written
-    stage: str | int = "both",       # "1": lies in words; "2": and noise; "both": one after the other
-    between: str = "merge",          # stage 2 starts from stage 1 merged into the weights, or ("keep") trains it on
+    vlm: VLM,                            # without an adapter
+    data: Any,                           # pairs, a file, a folder, a table
+    out: str | Path,                     # folder for all that is written
+    stage: str | int = "both",           # "1": lies in words; "2": and noise; "both": one after the other
+    between: str | None = None,          # stage 1 under stage 2: merge, stack; None: merge in float32, else stack
     adapter: str | Path | None = None,   # folder of a stage-1 adapter, for stage "2" alone
     eval_data: Any = None,
     seed: int = 0,
-    processes: int | None = None,    # how many processes this run should have; refused if it has another number
-    stage1: dict | None = None,      # settings of one stage only
+    processes: int | None = None,        # how many processes this run should have; refused if it has another number
+    stage1: dict | None = None,          # settings of one stage only
     stage2: dict | None = None,
     callbacks: Iterable = (),
-    **options,                       # settings of both: any field of PovidConfig, and rank, lora_alpha, batch_size
+    **options,                           # settings of both: of PovidConfig, and rank, lora_alpha, batch_size
 ) -> VLM:
     "Train in one or two stages; a run that was interrupted goes on where it was. Returns the VLM, trained"
     if str(stage) not in ("1", "2", "both"): raise ValueError(f"unknown stage {stage!r}; use 1, 2 or both")
-    if between not in ("merge", "keep"):
-        raise ValueError(f"between is {between!r}; use 'merge' (as the paper) or 'keep'")
-    if between == "merge" and str(stage) != "1": _check_mergeable(vlm)
+    if adapter and str(stage) != "2": raise ValueError("adapter is stage 1's, for stage 2 alone; give stage=2 with it")
+    if hasattr(vlm.model, "peft_config"):
+        raise ValueError(f"{vlm.name} has an adapter already; load the model without it (for stage 2, name its "
+                         "folder: adapter=...)")
     world_size(processes)
-    out, stages = Path(out), [1, 2] if str(stage) == "both" else [int(stage)]
+    out, between = Path(out), _between(vlm, between)
+    stages = [1, 2] if str(stage) == "both" else [int(stage)]
     own = _options(stages, options, {1: stage1 or {}, 2: stage2 or {}})
     settings = {n: stage_settings(vlm, n, out/f"stage{n}", seed, **own[n]) for n in stages}   # before any training
-    if adapter: put_on_adapter(vlm, adapter)
+    base, first = fingerprint(vlm), Path(adapter) if adapter else None
+    if first: _check_made_for(vlm, first)
     for n, (lora, args) in settings.items():
-        if n == 2 and hasattr(vlm.model, "disable_adapter") and between == "merge": _merge(vlm)
-        data = _run_stage(vlm, data, n, lora, args, eval_data, callbacks)
-    parts = [Path(p) for p in (adapter, *(out/f"stage{n}" for n in stages)) if p]
-    if is_main(): _write_result(parts[-2:] if between == "merge" else parts[-1:], out/"adapter")
+        if hasattr(vlm.model, "unload"): vlm.model = vlm.model.unload()
+        data = data if isinstance(data, PairData) else PairData(vlm, data, args.max_length)
+        _run_stage(vlm, data, n, lora, args, base, first, between, eval_data, callbacks)
+        last, first = first, out/f"stage{n}"
+    if is_main(): _write_result([part for part in (last, first) if part], out/"adapter")
+    if last and between == "stack":     # one adapter in the place of two
+        barrier()
+        vlm.model = vlm.model.unload()
+        vlm.load_adapter(out/"adapter")
     return vlm
 
 # %% ../nbs/workshop/stages.ipynb #daba4690

@@ -6,7 +6,7 @@
 __all__ = ['PovidConfig', 'pairs_digest', 'PairData', 'PovidTrainer']
 
 # %% ../nbs/10_train.ipynb #b2b87c2c
-import hashlib, sys, warnings
+import functools, hashlib, sys, time, warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -20,15 +20,15 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")   # peft and transformers
 
 # %% ../nbs/10_train.ipynb #c932d0f2
-from . import noise
-from .branches import Branches, Reader, answer_logps, encode, noisy_pixels
+from . import noise, steps
+from .branches import Branches, Reader, answer_logps, encode, noisy_pixels, _switch_adapters
 from .cache import Cache
+from .dpo import preference_loss
 from .formats import as_pairs
 from .forms import find_form
-from .dpo import preference_loss
 from .loss import nll_loss
 from .pictures import open_image
-from .procs import is_main, patch, rank, stopping, world_size
+from .procs import barrier, is_main, patch, rank, stopping, world_size, write_json
 from .vlm import VLM
 
 # %% ../nbs/10_train.ipynb #296037e4
@@ -53,6 +53,7 @@ class PovidConfig(TrainingArguments):
     cache: str | None = None           # reference, or features: what to compute once and keep on disk
     cache_dir: str | None = None       # where; None: in output_dir
     max_length: int | None = None      # tokens in a row; longer pairs are set aside
+    save_minutes: float = 0.           # save when so many minutes have passed since the last checkpoint; 0: do not
 
     def __post_init__(self):
         super().__post_init__()
@@ -184,20 +185,19 @@ class PovidTrainer(Trainer):
         if not hasattr(vlm.model, "disable_adapter"):
             raise ValueError(f"{vlm.name} has no adapter, so nothing would stand still as the reference; "
                              "call add_adapter(vlm) first")
-        vlm.model.set_adapter(vlm.model.active_adapter)   # one that was loaded stood still until now
-        self.vlm, self.branches, self.cache, self.stopped = vlm, Branches(vlm), None, _Stopped()
+        self.vlm, self.branches, self.cache, self.saving = vlm, Branches(vlm), None, _Saving(vlm.model)
         self.form, self.reference_name = find_form(args.form), reference
         self.seen = {"train": defaultdict(list), "eval": defaultdict(list)}
         ready = lambda d: d if d is None or isinstance(d, PairData) else PairData(vlm, d, args.max_length)
         data = ready(train_data), ready(eval_data)
         super().__init__(vlm.model, args, _Collator(self.branches, self.form), *data,
-                         callbacks=[self.stopped, *callbacks], **options)
+                         callbacks=[self.saving, *callbacks], **options)
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False   # our loss is the mean of a batch
         self._choose_display()
 
     def train(self, *args, **options):
         self._fill_cache()
-        with stopping() as self.stopped.signal: return super().train(*args, **options)
+        with stopping() as self.saving.signal: return super().train(*args, **options)
 
     def log(self, logs, *args, **options):
         mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
@@ -297,19 +297,49 @@ def _means(self: PovidTrainer, seen):
     return dict(zip(seen, table.tolist()))
 
 # %% ../nbs/10_train.ipynb #d5fb889a
-class _Stopped(TrainerCallback):
-    "Whether the run was asked to stop; if so it finishes the step and saves, in all processes at the same step"
-    signal, here = None, False
+_WHOLE = "whole.json"
 
-    def __bool__(self): return self.here
+class _Saving(TrainerCallback):
+    "Saves when time is up and when the run is asked to stop, in all processes at the same step"
+    signal, stopped = None, False
+
+    def __init__(self, model):
+        self.model = model
+        if self._stacked():                # the frozen adapter is on disk already
+            model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=["default"])
+        self._activate()
+
+    def _stacked(self): return "reference" in self.model.peft_config
+
+    def _activate(self):
+        "The adapter that trains, and the frozen one that it stands on"
+        self.model.set_adapter("default" if self._stacked() else self.model.active_adapter)
+        if self._stacked(): _switch_adapters(self.model, ["default", "reference"])
+
+    def on_train_begin(self, args, state, control, **others):
+        self._activate()                   # a checkpoint may have been loaded
+        self.saved = time.monotonic()
 
     def on_step_end(self, args, state, control, **others):
-        self.here = self.signal.requested
+        due = 0 < 60 * args.save_minutes < time.monotonic() - self.saved
+        self.stopped = self.signal.requested
         if args.world_size > 1:
-            any_here = torch.tensor([self.here], dtype=torch.int32, device=args.device)
-            torch.distributed.all_reduce(any_here, torch.distributed.ReduceOp.MAX)
-            self.here = bool(any_here)
-        if self.here: control.should_save = control.should_training_stop = True
+            asked = torch.tensor([self.stopped, due], dtype=torch.int32, device=args.device)
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+            self.stopped, due = map(bool, asked.tolist())
+        if due or self.stopped: control.should_save = True
+        if self.stopped: control.should_training_stop = True
+        self.on_epoch_end(args, state, control)
+
+    def on_epoch_end(self, args, state, control, **others):
+        if state.global_step < state.max_steps: return
+        control.should_save = self.stopped = False     # all done: the result itself is written next
+
+    def on_save(self, args, state, control, **others):
+        self.saved = time.monotonic()
+        barrier()                          # all processes have written their parts
+        folder = Path(args.output_dir)/f"checkpoint-{state.global_step}"
+        if is_main(): write_json(folder/_WHOLE, {"files": steps._files(folder)})
 
 # %% ../nbs/10_train.ipynb #c2c5175d
 class _LivePlot(TrainerCallback):

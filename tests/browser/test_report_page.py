@@ -12,7 +12,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.mark.parametrize("width", [390, 1100])
 def test_it_fits_the_screen_and_runs_nothing(page, still_page, width):
-    source = report.page(found("base", "sft", "stage1", "stage2"), EVIL, [(EVIL, EVIL, 1)], [a_pair(EVIL)], settings={"a": "b" * 300})
+    source = report.report_page(found("base", "sft", "stage1", "stage2"), EVIL, [(EVIL, EVIL, 1)], [a_pair(EVIL)], settings={"a": "b" * 300})
     dialogs = []
     page.on("dialog", lambda dialog: dialogs.append(dialog.message))
     page.set_viewport_size(dict(width=width, height=844))

@@ -233,6 +233,22 @@ def test_the_reference_scores_the_policys_tokens_or_its_own(vlms):
     for scores in same: assert torch.allclose(scores["policy_noise"], scores["reference_noise"])
 
 
+def test_a_prompt_is_tokenised_once_and_answers_get_the_tokens_they_have_behind_the_whole_prompt(vlms, monkeypatch):
+    for name in ARCHITECTURES:
+        vlm, seen = vlms[name], []
+        read = type(vlm.tokenizer).__call__
+        with monkeypatch.context() as m:
+            m.setattr(type(vlm.tokenizer), "__call__", lambda self, text, *a, **k: seen.extend([text] if isinstance(text, str) else text) or read(self, text, *a, **k))
+            for seed in range(6):
+                pair = a_pair(seed)
+                pair = Pair(Example(pair.image, f"please {pair.prompt} now?", pair.chosen), pair.rejected)
+                seen.clear()
+                row = branches.encode(vlm, pair)
+                assert sum(pair.prompt in text for text in seen) == 1, name
+                whole = [vlm.tokens_after(vlm.text(pair.prompt), vlm.between() + a) + [vlm.end_id()] for a in (pair.chosen, pair.rejected)]
+                assert [row.chosen, row.rejected] == whole, name
+
+
 def test_a_deep_copy_scores_with_its_own_weights(vlms):
     vlm = vlms["llava"]
     branch = Branches(vlm)
@@ -246,16 +262,32 @@ def test_a_deep_copy_scores_with_its_own_weights(vlms):
     assert not torch.allclose(other(input_ids=ids).logits, vlm.base(input_ids=ids).logits)
 
 
-def test_with_gradient_checkpointing(vlms):
-    vlm = with_adapter(tiny_models.load("llava"))
-    branch, rows = Branches(vlm), [branches.encode(vlm, a_pair(s)) for s in (1, 2)]
+@pytest.mark.parametrize("plain", [False, True], ids=["packed", "plain"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_gradient_checkpointing_keeps_less_and_changes_nothing(name, plain):
+    "What autograd keeps of a step falls to about what stands between the layers, packed as well as plain"
+    vlm = with_adapter(tiny_models.load(name))
+    branch, rows = Branches(vlm, plain=plain), [branches.encode(vlm, a_pair(s)) for s in (1, 2)]
     found = []
     for checkpointing in (False, True):
         vlm.model.train()
         if checkpointing: vlm.base.gradient_checkpointing_enable({"use_reentrant": False})
-        scores = branch.step(**a_batch(vlm, branch, rows, "paper"), form="paper")
-        found.append(gradients(vlm, loss_of(scores, "paper")))
-    assert (found[0] - found[1]).norm() / found[0].norm() < 1e-5
+        kept, scores = kept_for_backward(branch, a_batch(vlm, branch, rows, "dpo"), "dpo")
+        found.append((kept, gradients(vlm, loss_of(scores, "dpo"))))
+    (before, g), (after, h) = found
+    assert after < .5 * before and (g - h).norm() / g.norm() < 1e-5
+
+
+def test_every_layer_is_checkpointed_once(vlms):
+    vlm = with_adapter(tiny_models.load("llava"))
+    branch = Branches(vlm)
+    batch, calls = branch.collate([branches.encode(vlm, a_pair(1))]), []
+    vlm.model.train()
+    vlm.base.gradient_checkpointing_enable({"use_reentrant": False})
+    for layer in vlm.part("language_model").layers:
+        layer._gradient_checkpointing_func = lambda f, *args, run=layer._gradient_checkpointing_func: calls.append(1) or run(f, *args)
+    branch.step(**batch)
+    assert len(calls) == len(vlm.part("language_model").layers)    # the policy; the reference keeps nothing anyway
 
 
 def test_in_half_precision_it_is_as_right_as_the_plain_form(vlms):

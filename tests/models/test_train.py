@@ -1,14 +1,18 @@
 """The trainer against TRL's `DPOTrainer`, against six plain forwards, and against a computation in double precision;
 then what must stay still, what must be refused, and what must be written."""
-import copy, json, math, random
+import copy, json, math, random, shutil
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from povid_nb import stages, train
+from povid_nb.branches import Branches, encode
 from povid_nb.dpo import Logps
+from povid_nb.formats import as_pairs
 from povid_nb.pairs import Example, Pair
 from povid_nb.train import PairData, PovidConfig, PovidTrainer
 
@@ -93,7 +97,7 @@ def test_trl_formats_are_accepted_as_they_are(tmp_path):
              "chosen": [{"role": "assistant", "content": [{"type": "text", "text": p.chosen}]}], "rejected": [{"role": "assistant", "content": [{"type": "text", "text": p.rejected}]}]} for p in some]
     plain = [{"image": p.image, "prompt": f"<image>\n{p.prompt}", "chosen": p.chosen, "rejected": p.rejected} for p in some]
     for rows in (talk, plain):
-        back = train.as_pairs(Dataset.from_list(rows))
+        back = as_pairs(Dataset.from_list(rows))
         assert [(p.prompt, p.chosen, p.rejected) for p in back] == [(p.prompt, p.chosen, p.rejected) for p in some]
 
 
@@ -272,7 +276,7 @@ def test_both_stages_and_what_they_leave_behind(tmp_path):
     vlm = stages.train(tiny_models.load("llava", tmp_path/"base"), some, tmp_path/"run", stage1=dict(num_train_epochs=2), **options)
     first, second = (stages._read_record(tmp_path/"run"/f"stage{n}") for n in (1, 2))
     assert (first["steps"], second["steps"]) == (4, 2) and first["settings"]["form"] == "dpo" and second["settings"]["form"] == "paper"
-    assert first["base"] != second["base"], "stage 2 stands on stage 1, merged"
+    assert first["base"] == second["base"] and first["over"] is None and second["over"], "stage 2 stands on stage 1"
     score = lambda v: [v.score(p.image, p.prompt, p.chosen).logps for p in some[:3]]
     from povid_nb.vlm import VLM
     base, trained = VLM.load(tmp_path/"base"), VLM.load(tmp_path/"base", adapter=tmp_path/"run"/"adapter")
@@ -286,20 +290,76 @@ def test_both_stages_and_what_they_leave_behind(tmp_path):
 
     again = stages.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", stage1=dict(num_train_epochs=2), **options)   # done: nothing to do
     assert score(again) == pytest.approx(score(vlm), abs=1e-4)
-    with pytest.raises(ValueError, match="holds a run with other settings"): stages.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", **options | dict(learning_rate=1e-3))
-    with pytest.raises(ValueError, match="trained on other weights .* stands on stage 1"): stages.put_on_adapter(VLM.load(tmp_path/"base"), tmp_path/"run"/"stage2")
+    with pytest.raises(ValueError, match=r"holds a run with other settings .*learning_rate"): stages.train(VLM.load(tmp_path/"base"), some, tmp_path/"run", **options | dict(learning_rate=1e-3))
+    with pytest.raises(ValueError, match="trained on other weights .* stands on stage 1; take the adapter beside it"): stages.put_on_adapter(VLM.load(tmp_path/"base"), tmp_path/"run"/"stage2")
     apart = stages.train(VLM.load(tmp_path/"base"), some, tmp_path/"apart", stage=2, adapter=tmp_path/"run"/"stage1", **options)
     assert score(apart) == pytest.approx(score(vlm), abs=1e-4)
 
 
-def test_keeping_the_adapter_trains_it_further(tmp_path):
-    options = dict(rank=3, batch_size=4, learning_rate=5e-3, use_cpu=True, disable_tqdm=True, stage1=dict(num_train_epochs=1), between="keep")
-    vlm = stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path, **options)
-    first, second = (stages._read_record(tmp_path/f"stage{n}") for n in (1, 2))
-    assert first["base"] == second["base"] and vlm.model.peft_config["default"].r == 3
+OPTIONS = dict(rank=3, batch_size=4, learning_rate=5e-3, use_cpu=True, disable_tqdm=True)
 
-    apart = stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"apart", stage=2, adapter=tmp_path/"stage1", **options)   # loaded, and not made just now
-    for name, value in adapter_of(vlm.model).items(): assert torch.allclose(value, adapter_of(apart.model)[name], atol=1e-6), name
+
+@pytest.mark.parametrize("name", ["llava", "idefics3", "qwen2_vl"])
+def test_a_frozen_first_adapter_gives_what_merging_gives_where_merging_rounds_nothing(tmp_path, name):
+    found = {}
+    for between in ("merge", "stack"):
+        vlm = stages.train(tiny_models.load(name), some_pairs(8), tmp_path/between, between=between, stage1=dict(num_train_epochs=1), **OPTIONS)
+        found[between] = [log["loss"] for log in json.loads((tmp_path/between/"stage2"/"log.json").read_text()) if "loss" in log]
+        found[between, "adapter"] = flat(v for _, v in sorted(load_file(tmp_path/between/"adapter"/"adapter_model.safetensors").items()))
+        assert sorted(vlm.model.peft_config) == ["default"]
+    assert found["merge"] == pytest.approx(found["stack"], abs=1e-5)
+    one, other = found["merge", "adapter"], found["stack", "adapter"]
+    assert (one - other).norm() / one.norm() < 1e-3
+
+
+def test_in_16_bits_the_reference_of_stage_2_is_stage_1_to_the_bit(tmp_path):
+    "An update too small for bfloat16 weights is lost by merging; the frozen adapter keeps it"
+    some = some_pairs(4)
+    vlm = tiny_models.load("llava")
+    vlm.model.bfloat16()
+    assert stages._between(vlm, None) == "stack" and stages._between(tiny_models.load("llava"), None) == "merge"
+    stages.add_adapter(vlm, rank=3)
+    for n, p in vlm.model.named_parameters():
+        if "lora_B" in n: torch.nn.init.normal_(p, std=1e-3)
+    vlm.model.save_pretrained(tmp_path/"stage1")
+    def scores(vlm):
+        branch = Branches(vlm)
+        batch = branch.collate([encode(vlm, p) for p in some])
+        with torch.no_grad(), branch.reference(): return branch.score(branch.hidden(batch["clean"], branch.look(batch["images"])), batch["clean"])[0][0]
+    def with_first(between):
+        vlm = tiny_models.load("llava")
+        vlm.model.bfloat16()
+        stages._put_under(vlm, tmp_path/"stage1", between)
+        PovidTrainer(stages.add_adapter(vlm, rank=3), config(tmp_path, max_steps=2), some).train()
+        return vlm
+    vlm.model = vlm.model.unload()
+    vlm.load_adapter(tmp_path/"stage1")
+    wanted = Branches(vlm)
+    batch = wanted.collate([encode(vlm, p) for p in some])
+    with torch.no_grad(): wanted = wanted.score(wanted.hidden(batch["clean"], wanted.look(batch["images"])), batch["clean"])[0][0]
+    stacked, merged = with_first("stack"), with_first("merge")
+    assert torch.equal(scores(stacked), wanted) and not torch.allclose(scores(merged), wanted, atol=1e-3)
+    moved = {n.split(".")[-2] for n, p in stacked.model.named_parameters() if "lora_B" in n and p.requires_grad}
+    assert moved == {"default"} and all(p.abs().max() > 0 for n, p in stacked.model.named_parameters() if "lora_B.default" in n)
+    first = {n: v for n, v in load_file(tmp_path/"stage1"/"adapter_model.safetensors").items()}
+    assert all(torch.equal(p, first[n.replace(".reference", "")]) for n, p in stacked.model.named_parameters() if ".reference" in n), "frozen"
+
+
+@pytest.mark.parametrize("between", ["merge", "stack"])
+def test_a_run_stopped_in_stage_2_ends_with_the_same_bits(tmp_path, between):
+    import os, signal
+    class Press(TrainerCallback):
+        def on_step_begin(self, args, state, control, **others):
+            if args.output_dir.endswith("stage2") and state.global_step == 2: os.kill(os.getpid(), signal.SIGTERM)
+    options = OPTIONS | dict(batch_size=2, between=between, stage1=dict(max_steps=2), stage2=dict(form="released", max_steps=5))
+    stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"whole", **options)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 5"): stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"cut", callbacks=[Press()], **options)
+    checkpoint = tmp_path/"cut"/"stage2"/"checkpoint-3"
+    assert not (checkpoint/"reference").exists(), "a checkpoint holds the adapter that trains and no other"
+    stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"cut", **options)
+    for name in ("stage1", "stage2", "adapter"):
+        whole, cut = (load_file(tmp_path/run/name/"adapter_model.safetensors") for run in ("whole", "cut"))
+        assert whole.keys() == cut.keys() and all(torch.equal(whole[k], cut[k]) for k in whole), name
 
 
 # ---- Refusals ------------------------------------------------------------------------------------------------------------
@@ -336,12 +396,13 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no adapter, so nothing would stand still"): PovidTrainer(tiny_models.load("llava"), config(tmp_path), good)
 
 
-def test_a_4_bit_model_is_told_to_keep_its_adapter_before_stage_1(tmp_path):
+def test_a_4_bit_model_keeps_stage_1_beside_its_weights(tmp_path):
     vlm = tiny_models.load("llava")
     vlm.base.is_loaded_in_4bit = True
     for stage in ("both", 2):
-        with pytest.raises(ValueError, match="between='keep'"): stages.train(vlm, some_pairs(2), tmp_path/"out", stage)
-    assert not (tmp_path/"out").exists()
+        with pytest.raises(ValueError, match="use between='stack', or load the model without quantize"): stages.train(vlm, some_pairs(2), tmp_path/"out", stage, between="merge")
+    assert not (tmp_path/"out").exists() and stages._between(vlm, None) == "stack"
+    with pytest.raises(ValueError, match="without quantize"): stages.save_model(vlm, tmp_path/"out")
 
 
 def test_a_loss_that_is_not_a_number_stops_the_step(tmp_path):
@@ -374,12 +435,100 @@ def test_more_refusals(tmp_path):
     with pytest.raises(ValueError, match="has an adapter already"): stages.add_adapter(fresh())
 
 
-def test_a_half_written_checkpoint_is_passed_over(tmp_path):
-    for step, text in ((2, '{"global_step": 2}'), (10, '{"global_step": 10}'), (11, '{"glo'), (12, None)):
-        folder = tmp_path/f"checkpoint-{step}"
-        folder.mkdir()
-        if text: (folder/"trainer_state.json").write_text(text)
-    assert stages._last_checkpoint(tmp_path).endswith("checkpoint-10") and stages._last_checkpoint(tmp_path/"none") is None
+STOPPED = dict(stage=1, rank=3, batch_size=2, use_cpu=True, disable_tqdm=True, max_steps=6, save_steps=2)
+
+
+def weights(folder): return (folder/"adapter"/"adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    "The weights of a run, and its folder as it was when two checkpoints of three were written"
+    folder = tmp_path_factory.mktemp("undisturbed")
+    class Copy(TrainerCallback):
+        def on_step_begin(self, args, state, control, **others):
+            if state.global_step == 5: shutil.copytree(folder/"run", folder/"copy")
+    stages.train(tiny_models.load("llava"), some_pairs(8), folder/"run", callbacks=[Copy()], **STOPPED)
+    return weights(folder/"run"), folder/"copy"
+
+
+def cut(file): file.write_bytes(file.read_bytes()[:len(file.read_bytes()) // 2])
+def flip(file): file.write_bytes(bytes([*file.read_bytes()[:-3], file.read_bytes()[-3] ^ 1, *file.read_bytes()[-2:]]))
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "whole.json"])
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(undisturbed, tmp_path, file, damage):
+    wanted, copy = undisturbed
+    shutil.copytree(copy, tmp_path/"run")
+    assert stages._last_checkpoint(tmp_path/"run"/"stage1").endswith("checkpoint-4")
+    damage(tmp_path/"run"/"stage1"/"checkpoint-4"/file)
+    with pytest.warns(UserWarning, match="checkpoint-4 is passed over: "): assert stages._last_checkpoint(tmp_path/"run"/"stage1").endswith("checkpoint-2")
+    if damage is not cut: return
+    with pytest.warns(UserWarning, match="passed over"): stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"run", **STOPPED)
+    assert weights(tmp_path/"run") == wanted
+
+
+def test_without_a_whole_checkpoint_it_begins_at_the_beginning(undisturbed, tmp_path):
+    wanted, copy = undisturbed
+    shutil.copytree(copy, tmp_path/"run")
+    for step in (2, 4): (tmp_path/"run"/"stage1"/f"checkpoint-{step}"/"optimizer.pt").unlink()
+    with pytest.warns(UserWarning, match="checkpoint-2 is passed over: optimizer.pt is missing"): stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"run", **STOPPED)
+    assert weights(tmp_path/"run") == wanted and stages._last_checkpoint(tmp_path/"none") is None
+
+
+@pytest.mark.parametrize("left", range(8))
+def test_a_kill_at_any_write_of_the_last_save_can_be_resumed(undisturbed, tmp_path, monkeypatch, left):
+    "The process dies before the n-th file that is written after the last step; the same call then finishes the run"
+    wanted, _ = undisturbed
+    from povid_nb import procs
+    class Killed(BaseException): pass
+    written = []
+    def dies(path, fill, whole=procs._whole):
+        if armed: written.append(path)
+        if len(written) > left: raise Killed
+        return whole(path, fill)
+    class Arm(TrainerCallback):
+        def on_train_end(self, args, state, control, **others): armed.append(True)
+    armed = []
+    monkeypatch.setattr(procs, "_whole", dies)
+    try: stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path, callbacks=[Arm()], **STOPPED)
+    except Killed: assert len(written) == left + 1
+    else: assert left > 5, "there are fewer files than that"
+    monkeypatch.undo()
+    stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path, **STOPPED)
+    assert weights(tmp_path) == wanted and stages._read_record(tmp_path/"stage1")["steps"] == 6
+    assert json.loads((tmp_path/"stage1"/"log.json").read_text())[-1]["step"] == 6
+
+
+def test_a_changed_bit_in_a_finished_stage_is_noticed(tmp_path):
+    stages.train(tiny_models.load("llava"), some_pairs(4), tmp_path, **STOPPED | dict(max_steps=1))
+    flip(tmp_path/"stage1"/"adapter_model.safetensors")
+    with pytest.raises(ValueError, match="stage1 is damaged: adapter_model.safetensors has changed since it was written"):
+        stages.train(tiny_models.load("llava"), some_pairs(4), tmp_path, **STOPPED | dict(max_steps=1))
+
+
+@pytest.mark.parametrize("change", [dict(data_seed=3), dict(lr_scheduler_kwargs={"num_cycles": 1.}), dict(adam_beta1=.8), dict(adam_epsilon=1e-6), dict(batch_size=1, gradient_accumulation_steps=2),
+                                    dict(weight_decay=.1), dict(nll_weight=.5), dict(learning_rate=1e-3), dict(train_sampling_strategy="sequential")], ids=str)
+def test_what_decides_a_run_may_not_change_in_its_middle(undisturbed, tmp_path, change):
+    shutil.copytree(undisturbed[1], tmp_path/"run")
+    with pytest.raises(ValueError, match="holds a run with other settings"): stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"run", **STOPPED | change)
+
+
+def test_what_decides_nothing_may(undisturbed, tmp_path):
+    wanted, copy = undisturbed
+    shutil.copytree(copy, tmp_path/"run")
+    stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"run", **STOPPED | dict(logging_steps=1, save_steps=3, gradient_checkpointing=True))
+    ours, theirs = (load_file(f) for f in (tmp_path/"run"/"adapter"/"adapter_model.safetensors", tmp_path/"run"/"stage1"/"adapter_model.safetensors"))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours) and weights(tmp_path/"run") == wanted
+
+
+def test_it_saves_when_time_is_up(tmp_path, monkeypatch):
+    clock = iter(range(0, 10**6, 25))          # every look at the clock is 25 seconds later
+    monkeypatch.setattr(train.time, "monotonic", lambda: next(clock))
+    args = {k: v for k, v in STOPPED.items() if k != "save_steps"}
+    stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path, save_minutes=1., **args)
+    assert {f.name for f in (tmp_path/"stage1").glob("checkpoint-*")} == {"checkpoint-3"}
 
 
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
@@ -387,7 +536,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
     class Press(TrainerCallback):
         def on_step_begin(self, args, state, control, **others):
             if state.global_step == 2: os.kill(os.getpid(), signal.SIGINT)
-    options = dict(stage=1, rank=3, batch_size=2, use_cpu=True, disable_tqdm=True, max_steps=6)
+    options = STOPPED
     with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 6"): stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path, callbacks=[Press()], **options)
     assert stages._last_checkpoint(tmp_path/"stage1").endswith("checkpoint-3")
     stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path, **options)

@@ -162,8 +162,8 @@ def test_adapters_on_the_same_answers(vlm, tmp_path):
 # ---- Pointing and hiding ---------------------------------------------------------------------------------------------
 
 def test_the_nine_places():
-    assert trust.patches_at(0, (6, 6)).tolist() == [0, 1, 6, 7] and trust.patches_at(4, (3, 3)).tolist() == [4]
-    for grid in ((6, 6), (24, 24), (8, 8), (4, 6)): assert sorted(np.concatenate([trust.patches_at(p, grid) for p in range(9)])) == list(range(grid[0] * grid[1]))
+    assert trust._patches_at(0, (6, 6)).tolist() == [0, 1, 6, 7] and trust._patches_at(4, (3, 3)).tolist() == [4]
+    for grid in ((6, 6), (24, 24), (8, 8), (4, 6)): assert sorted(np.concatenate([trust._patches_at(p, grid) for p in range(9)])) == list(range(grid[0] * grid[1]))
 
 
 def test_trust(vlm):
@@ -177,7 +177,7 @@ def test_trust(vlm):
     seen = look.map(word)
     row, column = divmod(int(seen.argmax()), 6)
     assert tried.hits["attention"][0] == (3 * (row // 2) + column // 2 == place)
-    hidden = trust.patches_at(place, (6, 6))
+    hidden = trust._patches_at(place, (6, 6))
     logp = lambda pixels: float(vlm.score(scenes[0], world.DESCRIBE, look.text, pixels=pixels).token_logps[look.tokens_of(word)].sum())
     original = vlm.inputs(scenes[0], world.DESCRIBE)["pixel_values"]
     mean = original[0].mean((-2, -1))[:, None, None]

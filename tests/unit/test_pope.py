@@ -252,13 +252,3 @@ def test_missing_answers_and_fields_are_named(tmp_path):
         pope._match(asked(["yes", "no"], split="all"), [pope._Answer(question_id=0, text="Yes")])
     write(tmp_path/"q.jsonl", [dict(question_id=1, text="?")])
     with pytest.raises(ValueError, match="row 1: no label"): read_questions(tmp_path/"q.jsonl")
-
-
-def test_exercise():
-    import re
-    def read_answer(text):
-        words = set(re.findall(r"[a-z']+", text.lower()))
-        yes, no = bool(words & {"yes", "yeah", "yep"}), bool(words & {"no", "not", "none", "nope", "isn't", "aren't"})
-        return yes if yes != no else None
-    assert check.read_answer(read_answer, keep=False)
-    assert not check.read_answer(parse_pope, keep=False)

@@ -26,7 +26,7 @@ def a_pair(text):
 @pytest.fixture(scope="module")
 def evil_page():
     def fails(): raise ValueError(EVIL)
-    return report.page(found("base", "sft", "stage2"), EVIL, [(EVIL, EVIL, 3)], [a_pair(EVIL)], {"sft": [{"step": 1, "loss": 1.}]},
+    return report.report_page(found("base", "sft", "stage2"), EVIL, [(EVIL, EVIL, 3)], [a_pair(EVIL)], {"sft": [{"step": 1, "loss": 1.}]},
                        [(EVIL, EVIL, fails, EVIL), ("Skipped", "Why it is.", None, "")], EVIL, {EVIL: EVIL})
 
 
@@ -53,7 +53,7 @@ def test_both_kinds_of_pictures_are_in_the_headline():
 
 
 def test_one_model_alone_has_no_differences():
-    source = report.page(found("base"), "m", [])
+    source = report.report_page(found("base"), "m", [])
     assert "less before" not in source and "Where it got worse" not in source
 
 
@@ -71,5 +71,5 @@ def test_where_it_got_worse():
 
 
 def test_a_kind_of_test_that_the_page_does_not_know():
-    source = report.page(found("base", "stage2", splits=("<b>mine</b>",)), "m", [])
+    source = report.report_page(found("base", "stage2", splits=("<b>mine</b>",)), "m", [])
     assert "<b>mine" not in source and "&lt;b&gt;mine" in source

@@ -114,12 +114,6 @@ def test_stats_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_the_exercise_accepts_its_solution_and_rejects_rounding_down():
-    from math import ceil, floor
-    assert check.images_needed(lambda rate, half: ceil(1.96**2*rate*(1 - rate)/half**2), keep=False)
-    assert not check.images_needed(lambda rate, half: floor(1.96**2*rate*(1 - rate)/half**2), keep=False)
-
-
 def test_a_tally_is_compared_by_item_whatever_the_order():
     rng = np.random.default_rng(6)
     x, y, ids = rng.random(40), rng.random(40), [f"q{i}" for i in range(40)]
