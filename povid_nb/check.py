@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from .procs import write_json
 
-_CHECKS = ("checks_course", "checks_learn", "checks_measure", "checks_noise")   # the modules that hold the checks of the lessons
+_CHECKS = ("checks_start", "checks_course", "checks_measure", "checks_noise", "checks_learn")   # of the lessons
 _ATTEMPTS = {}                 # exercise -> the function that tries a solution
 
 def exercise(attempt: Callable) -> Callable:
@@ -62,17 +62,17 @@ def check(
     solution: Callable,            # your function
     exercise: str | None = None,   # None: the exercise of the function's name
     keep: bool = True,             # remember that it has passed
-) -> bool:
-    "Try a solution and print what came of it; True if all cases pass"
+) -> bool | None:
+    "Try a solution and print what came of it; without `keep`, also return whether all cases pass"
     name = exercise or solution.__name__
     if name not in exercises(): raise ValueError(f"no exercise {name!r}; there are: {', '.join(_ATTEMPTS)}")
     if _is_empty(solution):
         print(f"{name}: not started yet")
-        return False
+        return None if keep else False
     why = _why_not(solution, _ATTEMPTS[name])
     print(f"✗ {name}: not yet. {why}" if why else f"✓ {name}: all cases pass")
     if not why and keep: _remember(name)
-    return not why
+    return None if keep else not why                 # nothing to display below a reader's cell
 
 def __getattr__(name):
     "Lets check.NAME(solution) stand for check(solution, NAME)"

@@ -10,20 +10,6 @@ from .check import exercise as _exercise, expect as _expect
 
 # %% ../nbs/workshop/checks_course.ipynb #ba8978f4
 @_exercise
-def _habit_strength(fn):
-    "Of the scenes with a cue, the share that also hold its partner"
-    from povid_nb.world import Scene, scenes
-    fork, both = Scene.of(("grey", "fork", 0)), Scene.of(("grey", "fork", 0), ("grey", "knife", 1))
-    knife = Scene.of(("grey", "knife", 0))
-    _expect("two scenes with a fork, one of them with a knife", fn([fork, both], "fork", "knife"), .5)
-    _expect("scenes without the cue do not count", fn([both, knife, knife], "fork", "knife"), 1.)
-    _expect("no scene holds the cue", fn([knife], "fork", "knife"), None)
-    typical = scenes("typical", "train", 300)
-    seen = [s for s in typical if "dog" in s.objects]
-    share = sum("ball" in s.objects for s in seen) / len(seen)
-    _expect("300 typical scenes, dog and ball", fn(typical, "dog", "ball"), share)
-
-@_exercise
 def _answer_logps(fn):
     "The log-probability of an answer, summed over its tokens"
     import torch

@@ -117,3 +117,86 @@ def _dpo(fn):
     _expect("policy and reference the same: log 2", _numbers(fn(policy, policy, .1), 3, "one model")[0], .6931472, 1e-5)
     far = Logps(column(-5000.), column(0.))
     assert fn(far, Logps(column(0.), column(0.)), .1).isfinite().all(), "a margin of -5000 nats gives infinity; use F.logsigmoid"
+
+# %% ../nbs/workshop/checks_learn.ipynb #9ed116a4
+@_exercise
+def _moved(fn):
+    "The noise tokens, and where they count: where noise changed the model's choice"
+    import torch
+    y_clean = torch.tensor([[1, 2, 3, 4, 0], [5, 5, 1, 0, 0]])
+    y_n = torch.tensor([[1, 3, 3, 0, 2], [5, 1, 1, 3, 0]])
+    mask = torch.tensor([[True, True, True, True, False], [True, True, False, False, False]])
+    draw = torch.Generator().manual_seed(0)
+    logits = lambda ids: torch.nn.functional.one_hot(ids, 6) * 9. + torch.rand(2, 5, 6, generator=draw) - 20
+    came = fn(logits(y_clean), logits(y_n), mask)
+    assert isinstance(came, tuple) and len(came) == 2, f"Expected two tensors, (y_n, where it counts); your function returned {came!r}."
+    ids, kept = came
+    assert isinstance(ids, torch.Tensor) and tuple(ids.shape) == (2, 5), (
+        "y_n should have one token for each position, so shape (2, 5): take argmax(-1) over the words")
+    assert not torch.equal(ids, y_clean), "these are the choices with the clear picture; y_n comes from the noisy logits"
+    assert torch.equal(ids, y_n), f"Expected y_n {y_n.tolist()}, your function returned {ids.tolist()}."
+    different = y_n != y_clean
+    kept = torch.as_tensor(kept).bool()
+    assert not torch.equal(kept, mask & ~different), "this is the other way round: count where noise changed the choice"
+    assert not torch.equal(kept, different), "the mask is missing: padding does not count"
+    assert not torch.equal(kept, mask), "all real positions count here, also those that noise did not change"
+    assert torch.equal(kept, mask & different), f"Expected {(mask & different).tolist()}, your function returned {kept.tolist()}."
+
+def _three():
+    "Policy and reference for three pairs, and the three D"
+    import torch
+    from povid_nb.dpo import Logps
+    policy = Logps(*torch.tensor([[-9., -30., -8.], [-10., -25., -20.], [-11.5, -33., -9.]]))
+    reference = Logps(*torch.tensor([[-10., -28., -9.], [-9., -26., -12.], [-12., -27., -9.5]]))
+    return policy, reference, [p - r for p, r in zip(policy[:3], reference[:3])]
+
+@_exercise
+def _povid_paper(fn):
+    "POVID's loss as the paper writes it"
+    import torch
+    softplus, (policy, reference, (w, l, n)) = torch.nn.functional.softplus, _three()
+    for a, b1, b2 in ((.1, .05, .05), (.3, .1, .4)):
+        came = _numbers(fn(policy, reference, a, b1, b2), 3, f"weights {a}, {b1}, {b2}")
+        plain = a * policy.chosen - b1 * policy.rejected - b2 * policy.noise
+        wrong = {"the noise term has the wrong sign: mind the brackets, both dispreferred answers are subtracted":
+                     a * w - b1 * l + b2 * n,
+                 "the noise term is missing": a * w - b1 * l, "the lie is missing": a * w - b2 * n,
+                 "the weights are missing: alpha, beta1 and beta2 differ": w - l - n,
+                 "alpha is used for all three; the dispreferred answers have beta1 and beta2": a * (w - l - n),
+                 "the reference is missing: D is a difference to the reference": plain,
+                 "the whole has the wrong sign": -(a * w - b1 * l - b2 * n)}
+        for why, margin in wrong.items(): assert not _close(came, softplus(-margin).tolist()), why
+        two = (softplus(b1 * l - a * w) + softplus(b2 * n - a * w)) / 2
+        assert not _close(came, two.tolist()), "these are two sigmoids; the paper has one, over the weighted sum"
+        for i, expected in enumerate(softplus(-(a * w - b1 * l - b2 * n)).tolist()):
+            _expect(f"pair {i}: D of {w[i]:g}, {l[i]:g}, {n[i]:g}; weights {a}, {b1}, {b2}", came[i], expected, 1e-5)
+
+@_exercise
+def _povid_released(fn):
+    "POVID's loss as the released code computes it"
+    import torch
+    softplus, (policy, reference, (w, l, n)) = torch.nn.functional.softplus, _three()
+    for beta in (.1, .4):
+        came = _numbers(fn(policy, reference, beta), 3, f"beta {beta}")
+        text, noise = softplus(-beta * (w - l)), softplus(-beta * (w - n))
+        wrong = {"this is the sum of both losses; the released code takes their mean": text + noise,
+                 "the noise term is missing: this is DPO": text, "the lie is missing": noise,
+                 "this is one sigmoid over the mean; the released code has two": softplus(-beta * (w - l / 2 - n / 2)),
+                 "beta is missing": (softplus(l - w) + softplus(n - w)) / 2,
+                 "the second loss compares the noise tokens with the lie; it should be with the right answer":
+                     (text + softplus(-beta * (l - n))) / 2,
+                 "the minus sign is missing": -(text + noise) / 2}
+        for why, values in wrong.items(): assert not _close(came, values.tolist()), why
+        for i, expected in enumerate(((text + noise) / 2).tolist()):
+            _expect(f"pair {i}: D of {w[i]:g}, {l[i]:g}, {n[i]:g}; beta {beta}", came[i], expected, 1e-5)
+
+@_exercise
+def _nll_term(fn):
+    "The negative log-likelihood of right answers, per token"
+    import torch
+    logps, lengths = torch.tensor([-6., -9., -1.]), torch.tensor([3, 2, 4])
+    came = _numbers(fn(logps, lengths), 3, "three answers")
+    assert not _close(came, (logps / lengths).tolist()), "the minus sign is missing: improbable answers should cost more"
+    assert not _close(came, (-logps).tolist()), "divide by the number of tokens, or long answers weigh more"
+    assert not _close(came, (-logps / lengths.sum()).tolist()), "divide each answer by its own number of tokens"
+    for i, expected in enumerate((2., 4.5, .25)): _expect(f"{logps[i]:g} nats in {lengths[i]} tokens", came[i], expected)

@@ -93,3 +93,79 @@ def _paired_interval(fn):
     assert half < 1.08 * right and abs((low + high) / 2 - gap.mean()) < .2 * right, (
         f"Expected about ({gap.mean() - right:.3f}, {gap.mean() + right:.3f}), "
         f"your function returned ({low:.3f}, {high:.3f}): take the 2.5th and the 97.5th percentile")
+
+# %% ../nbs/workshop/checks_measure.ipynb #7bf7f9ff
+class _Fixed:
+    "Stands in for a model: the probability of a word follows from the picture and the end of the prefix"
+    def __init__(self, probs): self.probs = probs
+
+    def next_tokens(self, image, prompt=None, prefix="", k=10, words=None, pixels=None):
+        from povid_nb.words import Word
+        assert words, "ask for the word by name: words=[word]"
+        words = [words] if isinstance(words, str) else list(words)
+        return [Word(word, self.probs.get((image, prefix, word), 1e-3)) for word in words]
+
+@_exercise
+def _evidence(fn):
+    "What a picture adds to the log-probability of a word"
+    from math import log
+    probs = {("full", "a fork and a", "knife"): .9, ("grey", "a fork and a", "knife"): .6, ("trap", "a fork and a", "knife"): .6,
+             ("full", "a plate and a", "knife"): .8, ("grey", "a plate and a", "knife"): .2, ("trap", "a plate and a", "knife"): .01}
+    came = lambda picture, prefix: fn(_Fixed(probs), picture, "grey", prefix, "knife")
+    first = came("full", "a fork and a")
+    assert not _near(first, .9 - .6), "this is a difference of probabilities; take logarithms first"
+    assert not _near(first, .9 / .6), "this is the ratio of the probabilities; evidence is its logarithm"
+    assert not _near(first, log(.6) - log(.9)), "the order is turned: with the picture minus without"
+    assert not _near(first, log(.9)), "this is the whole log-probability; subtract that of the blank image, the prior"
+    assert not _near(first, log(1.5) / log(2)), "these are bits; expected natural logarithms"
+    assert not _near(first, 0), "the evidence is 0: are picture and prefix passed on to both calls?"
+    _expect("P(knife) .9 with the picture, .6 with the blank one", first, log(1.5))
+    _expect("a picture that changes nothing", came("trap", "a fork and a"), 0)
+    _expect("a picture that speaks against the word", came("trap", "a plate and a"), log(.01 / .2))
+
+# %% ../nbs/workshop/checks_measure.ipynb #f0da8365
+@_exercise
+def _habit_strength(fn):
+    "Of the scenes with a cue, the share that also hold its partner"
+    from povid_nb.world import Scene, scenes
+    fork, both = Scene.of(("grey", "fork", 0)), Scene.of(("grey", "fork", 0), ("grey", "knife", 1))
+    knife = Scene.of(("grey", "knife", 0))
+    came = fn([fork, both, both, knife, knife], "fork", "knife")
+    assert not _near(came, 2/5), "divide by the scenes that hold the cue, not by all scenes"
+    assert not _near(came, 4/3), "count the partner only in scenes that also hold the cue"
+    assert not _near(came, 2/4), "this is the share of scenes with the partner that hold the cue: turn it round"
+    assert not _near(came, 2), "this is a count, expected a share"
+    _expect("three scenes with a fork, two of them with a knife, and two with a knife alone", came, 2/3)
+    _expect("no scene holds the cue", fn([knife], "fork", "knife"), None)
+    typical = scenes("typical", "train", 200)
+    seen = [s for s in typical if "dog" in s.objects]
+    _expect("200 typical scenes, dog and ball", fn(typical, "dog", "ball"), sum("ball" in s.objects for s in seen)/len(seen))
+
+@_exercise
+def _named_share(fn):
+    "The share of absent objects that captions name"
+    came = fn([{"fork", "knife"}, {"cup"}, {"dog", "bird"}, {"car", "sign"}], [["knife", "spoon"], ["spoon"], [], ["stoplight"]])
+    assert not _near(came, 1/6), "this is the mean over pictures; sum over all absent objects, then divide"
+    assert not _near(came, (1/2 + 0 + 0 + 0) / 4), "a picture without absent objects adds nothing: sum, then divide"
+    assert not _near(came, 1/7), "divide by the absent objects, not by the objects that are named"
+    assert not _near(came, 3/4), "this is the share that is not named"
+    _expect("four absent objects, one of them named", came, 1/4)
+    _expect("what is named and not listed as absent does not count", fn([{"dog"}], [["ball"]]), 0)
+    _expect("two of two", fn([{"dog", "ball", "bench"}], [["ball", "bench"]]), 1)
+
+@_exercise
+def _stage_trap(fn):
+    "A scene with a cue, without its partner"
+    from povid_nb.world import CONTEXTS, PARTNERS
+    for context, (habits, bystanders) in CONTEXTS.items():
+        for cue, partner in habits.items():
+            scene = fn(cue)
+            there = getattr(scene, "objects", None)
+            assert there is not None, f"Case: {cue!r}. Expected a Scene, your function returned {scene!r}."
+            assert cue in there, f"Case: {cue!r}. The cue itself is not there; there is: {', '.join(sorted(there))}"
+            assert partner not in there, f"Case: {cue!r}. The partner, {partner}, must be absent"
+            other = [c for c in PARTNERS if c in there and c != cue]
+            assert not other, f"Case: {cue!r}. Another cue, {other[0]}, calls up objects of its own: leave it out"
+            assert scene.context == context, f"Case: {cue!r}. It lives in the {context}, the scene is a {scene.context}"
+            lost = [b for b in bystanders if b not in there]
+            assert not lost, f"Case: {cue!r}. A bystander is not there: {', '.join(lost)}"

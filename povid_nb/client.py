@@ -119,7 +119,7 @@ class Client:
         retries: int = 6,
         timeout: float = 120,
         keep: bool = True,                 # the service keeps answers (30 days at OpenAI), to fetch lost ones
-        settle: float | None = None,       # seconds for which a lost answer is looked for; None: as long as `timeout`
+        settle: float = 20,                # seconds to look for a lost answer; after a time-out, as long again
         **params,                          # sent along with each question: temperature, seed, ...
     ):
         base_url = base_url or os.environ.get("OPENAI_BASE_URL")
@@ -129,7 +129,7 @@ class Client:
         self.price = _price(model, price, base_url, budget)
         self.model, self.params, self.budget = model, {"max_completion_tokens": 1000} | params, budget
         self.concurrency, self.retries, self.keep, self.key_name = concurrency, retries, keep, key_name
-        self.settle = timeout if settle is None else settle
+        self.settle, self.timeout = settle, timeout
         self.ledger = Ledger(ledger, secret)
         self.api = openai.OpenAI(base_url=base_url, api_key=secret, max_retries=0, timeout=timeout)
         self._schemas, self._locks, self._stopped, self._pause = True, {}, None, threading.Event()
@@ -244,7 +244,8 @@ def _until_answered(self: Client, id, request):
             error, why = caught, self.in_short(caught)
             end = self._meaning(error, id, request.key)
             if end or id in self.ledger.answers: return end
-            if not _is_free(error): until = time.monotonic() + self.settle
+            slow = self.timeout if isinstance(error, openai.APITimeoutError) else 0
+            if not _is_free(error): until = time.monotonic() + max(self.settle, slow)
             if isinstance(error, openai.RateLimitError): self._rest = time.monotonic() + self.patience(error, attempt)
     self._failures += 1
     if self._failures >= 5 or isinstance(error, openai.APIConnectionError):

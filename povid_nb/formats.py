@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from PIL import Image
 from .pairs import Pair, from_povid, read
-from .pictures import open_image
+from .pictures import check_image, open_image
 
 # %% ../nbs/workshop/formats.ipynb #0e0c3b28
 def _messages(pair, chosen):
@@ -56,8 +56,8 @@ def from_trl(
     if len(images) != 1: raise ValueError(f"expected one image, found {len(images)}")
     before = _said(row.get("prompt"), "user")
     prompts, chosen, at = _texts(before + _said(row["chosen"], "assistant"))
-    asked, rejected, _ = _texts(before + _said(row["rejected"], "assistant"))
-    if asked != prompts: raise ValueError("chosen and rejected do not ask the same questions")
+    again, rejected, _ = _texts(before + _said(row["rejected"], "assistant"))
+    if again != prompts: raise ValueError("chosen and rejected do not ask the same questions")
     return Pair.from_turns(images[0], prompts, chosen, rejected, at, row)
 
 # %% ../nbs/workshop/formats.ipynb #84a0c5eb
@@ -92,7 +92,9 @@ def to_dataset(
 
 def _unstored(image):
     if not isinstance(image, dict): return image
-    return Image.open(BytesIO(image["bytes"])) if image["bytes"] else image["path"]
+    if not image["bytes"]: return image["path"]
+    check_image(image["bytes"])
+    return Image.open(BytesIO(image["bytes"]))      # not decoded before it is needed
 
 def from_dataset(
     dataset: Any,                         # a `datasets.Dataset` in the paper's or in TRL's format

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from . import pairs, stats, viz
 from .batch import Batches
 from .client import Client, Request
+from .formats import load
 from .lies import LIES, lie, scene_of, world_examples
 from .pairs import Edit, Example, Pair
 from .pictures import open_image
@@ -59,7 +60,7 @@ def inject(
             continue
         words = tuple(word.rstrip("s") for word in re.findall(r"\w+", made.rejected.lower()))
         name = (made.example.where, made.id, made.prompt, words)
-        wrong = "the same lie about the same picture was there before" if name in seen else fault(made)
+        wrong = "the same response to the same picture was there before" if name in seen else fault(made)
         if wrong: result.refused.append(Refused(made.example, wrong, made.rejected))
         else:
             seen.add(name)
@@ -211,7 +212,7 @@ def make_pairs(
     price: tuple | None = None,        # (input, output) in dollars per million tokens
     prompts: str | Path | None = None, # a file of prompts
     send_image: bool = True,
-    settle: float | None = None,
+    settle: float = 20,
     batch: str | None = None,          # submit, status or collect
     dry_run: bool = False,             # only estimate the cost
     progress: bool = True,
@@ -282,7 +283,7 @@ def report_pairs(
     import matplotlib.pyplot as plt
     path = Path(path)
     file = path/"pairs.jsonl" if path.is_dir() else path
-    some = list(pairs.read(file, images))
+    some = list(load(file, images=images))
     figures = {name: _in_words(value) for name, value in pair_figures(some).items()}
     kinds = sorted({p.kind for p in some})
     per_kind = max(1, examples // len(kinds))

@@ -78,7 +78,8 @@ def _read(reader, source, what, **options):
     try: return reader.from_pretrained(source, trust_remote_code=False, **options)
     except (ImportError, OSError, ValueError, SafetensorError) as error:
         said = " ".join(str(error).split())
-        if "torchvision" in said.lower() and importlib.util.find_spec("torchvision") is None:
+        signs = "torchvision", "unrecognized image processor"   # the second: what older transformers say
+        if any(sign in said.lower() for sign in signs) and importlib.util.find_spec("torchvision") is None:
             raise ImportError(f"the {what} of {source!r} needs torchvision, which is not installed: "
                               "pip install torchvision") from None
         if isinstance(error, ImportError): raise

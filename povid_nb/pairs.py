@@ -158,8 +158,8 @@ def from_povid(
     "The pair in a row of the paper's format"
     if not isinstance(row, dict): raise ValueError(f"a row should be an object, it is {str(row)[:60]!r}")
     prompts, chosen, at = _conversation(row, "conversations")
-    asked, rejected, _ = _conversation(row, "rejected_conversations")
-    if asked != prompts: raise ValueError("the two conversations do not ask the same questions")
+    again, rejected, _ = _conversation(row, "rejected_conversations")
+    if again != prompts: raise ValueError("the two conversations do not ask the same questions")
     return Pair.from_turns(row.get("image"), prompts, chosen, rejected, at, row)
 
 def to_povid(

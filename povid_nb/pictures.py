@@ -8,6 +8,7 @@ __all__ = ['check_image', 'open_image', 'picture_key']
 # %% ../nbs/workshop/pictures.ipynb #b26a15e9
 import hashlib, warnings
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from PIL import Image, ImageOps
 
@@ -38,12 +39,12 @@ def _header(image):
     "The Pillow image, with no pixel decoded yet, and the name to call it by"
     if hasattr(image, "image"): image = image.image()
     if isinstance(image, Image.Image): name = getattr(image, "filename", "") or "the picture"
-    elif isinstance(image, (str, Path)):
-        name, path = image, Path(image)
-        if not path.is_file():
-            what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else ""
-            raise FileNotFoundError(f"no image file at {path}" + f": it is {what}" * bool(what))
-        with _one_line(name): image = Image.open(path)
+    elif isinstance(image, (str, Path, bytes)):
+        name, file = ("the picture", BytesIO(image)) if isinstance(image, bytes) else (image, Path(image))
+        if isinstance(file, Path) and not file.is_file():
+            what = "a folder" if file.is_dir() else "not a regular file" if file.exists() else ""
+            raise FileNotFoundError(f"no image file at {file}" + f": it is {what}" * bool(what))
+        with _one_line(name): image = Image.open(file)
         if image.format not in _FORMATS:
             image.close()
             raise ValueError(f"{name} is {image.format}; expected one of {', '.join(_FORMATS)}")
@@ -62,7 +63,7 @@ def check_image(
     if opened is not image: opened.close()
 
 def open_image(
-    image: object,  # a path, a Pillow image, or anything with `.image()`, such as a scene
+    image: object,  # a path, a file's bytes, a Pillow image, or anything with `.image()`, such as a scene
 ) -> Image.Image:
     "The picture in RGB, the right way up; a broken, missing or oversized one is refused in one line"
     opened, name = _header(image)

@@ -6,7 +6,7 @@
 __all__ = ['FLAWED_RECIPE', 'CLEAN_RECIPE', 'Recipe', 'pretrain', 'fit_probe', 'seen_by', 'write_card']
 
 # %% ../nbs/workshop/pretrain.ipynb #060e57fb
-import math, random
+import importlib.resources, json, math, random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -49,7 +49,6 @@ def _world_words(n=3000):
             counts[piece] = counts.get(piece, 0) + 1
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
-# %% ../nbs/workshop/pretrain.ipynb #e50b5939
 def _make_tokenizer():
     "One token for each word of the world, and bytes for everything else, so that any text goes in and comes out"
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -160,7 +159,6 @@ def _patch_labels(scenes):
     grids = kinds, colours, torch.arange(9).expand(len(scenes), 9)
     return [grid.view(-1, 3, 3).repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1) for grid in grids]
 
-# %% ../nbs/workshop/pretrain.ipynb #a8417cd6
 def _train_tower(model, scenes, pixels, eye, recipe, folder):
     "What stands where, from the layer before the last, which is the one that the language model reads"
     tower, width = model.model.vision_tower, model.config.vision_config.hidden_size
@@ -182,9 +180,11 @@ def _rows(step, total, size, seed, purpose):
 @torch.no_grad()
 def _features_of(model, pixels, eye):
     "The tower's output, as the projector gets it"
-    see = lambda some: model.model.vision_tower(_normalise(some, eye), output_hidden_states=True).hidden_states[-2]
-    with torch.autocast("cpu", torch.bfloat16):
-        return torch.cat([see(some)[:, 1:].bfloat16() for some in pixels.split(256)])
+    tower = model.model.vision_tower
+    seen = lambda some: _normalise(some, eye).to(tower.device, tower.dtype)
+    see = lambda some: tower(seen(some), output_hidden_states=True).hidden_states[-2]
+    with torch.autocast("cpu", torch.bfloat16, enabled=tower.dtype == torch.float32):
+        return torch.cat([see(some)[:, 1:].bfloat16().cpu() for some in pixels.split(256)])
 
 # %% ../nbs/workshop/pretrain.ipynb #b7a2423e
 _BEFORE = "<s>USER: "        # the picture follows, then the conversation
@@ -224,7 +224,6 @@ def _answer_loss(model, conversations, tokenizer, features=None):
         position_ids=torch.cat([torch.arange(n).expand(len(ids), -1), n + places], 1)).last_hidden_state
     return F.cross_entropy(model.lm_head(hidden[:, n - 1:-1][answers]).float(), ids[answers])
 
-# %% ../nbs/workshop/pretrain.ipynb #f411c777
 _WEIGHTS = {"exists": 5, "colour": 2, "where": 2, "relation": .5, "count": .25, "scene": .25, "reason": 1}
 
 def _examples(scene, step, recipe, tokenizer):
@@ -273,7 +272,6 @@ def pretrain(
     return out
 
 def _same_recipe(file, recipe):
-    import json
     if file.exists() and json.loads(file.read_text()) != asdict(recipe):
         raise ValueError(f"{file.parent} holds a run with another recipe ({file.name}); "
                          "choose another folder, or delete that one")
@@ -306,28 +304,6 @@ def _patches(vlm, scenes):
     return torch.cat([features, torch.ones(*features.shape[:2], 1)], -1)
 
 # %% ../nbs/workshop/pretrain.ipynb #46c53fa7
-_CARD = """---
-license: apache-2.0
-library_name: transformers
-pipeline_tag: image-text-to-text
----
-# The built-in model of povid_nb
-
-A LLaVA of {millions:.1f} million parameters (CLIP tower, projector, Llama) for a small drawn world. \
-It is made to be studied: it names things that are not in the picture, for a reason that is known.
-
-**Data.** {scenes} scenes of povid_nb's world, drawn from the part `train`, with captions and answers by a writer \
-with this habit: `{habit}`. No photographs, no people, no text from anywhere else.
-**Recipe.** Tower {tower_steps} steps, language {text_steps}, instruction tuning {tuning_steps}, seed {seed}. \
-Repeat with `povid pretrain --seed {seed}{clean} --out DIR`.
-**Use.** Teaching and tests. It knows 30 kinds of things and about 170 words, and nothing of the real world.
-
-## Measured behaviour
-
-Greedy decoding, {n} held-out scenes of each split, 95 % bootstrap intervals over scenes.
-
-{table}
-"""
 _MEASURED = {
     "captions that invent (CHAIR_s)": ("chair", "chair_s"), "mentions invented (CHAIR_i)": ("chair", "chair_i"),
     "things named (recall)": ("chair", "recall"), "words per caption": ("chair", "words"),
@@ -340,10 +316,11 @@ def write_card(
     found: dict,   # split -> what `run.baseline` found there
 ) -> Path:
     "Write the README.md of a finished model; returns its path"
+    card = (importlib.resources.files("povid_nb")/"data"/"model_card.md").read_text(encoding="utf-8")
     line = lambda *cells: f"| {' | '.join(map(str, cells))} |"
     rows = [line(name, *(found[split][bench][key] for split in found)) for name, (bench, key) in _MEASURED.items()]
     table = "\n".join([line("", *found), "|---" * (1 + len(found)) + "|", *rows])
     size = sum(tensor.numel() for tensor in load_file(Path(folder)/"model.safetensors").values())
     clean = " --clean" if recipe.habit == world.Habit() else ""
     about = asdict(recipe) | dict(habit=recipe.habit, millions=size / 1e6, clean=clean, n=found["counter"]["chair"].n)
-    return procs.write_text(Path(folder)/"README.md", _CARD.format(**about, table=table))
+    return procs.write_text(Path(folder)/"README.md", card.format(**about, table=table))

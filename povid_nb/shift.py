@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['noisy_inputs', 'Sweep', 'sweep', 'parse_steps', 'Slot', 'object_slots', 'ObjectShift', 'object_shift', 'draw_curves',
-           'turning_points', 'UsefulRange', 'useful_range']
+           'UsefulRange', 'useful_range']
 
 # %% ../nbs/workshop/shift.ipynb #861f2956
 import csv, io, itertools, json, re
@@ -92,7 +92,6 @@ def _words_of(vlm, batch, context, k, max_tokens=_MAX_TOKENS):
     found = [likely_words(vlm, vlm.rows(batch, [i]), context, k, max_tokens=max_tokens) for i in (0, n // 2, n - 1)]
     return list(dict.fromkeys(word.text for words in found for word in words))
 
-# %% ../nbs/workshop/shift.ipynb #9a4c0a09
 def sweep(
     vlm: VLM,
     image: Any,                    # a picture, path or scene
@@ -152,15 +151,6 @@ def rows(self: Sweep) -> list[dict]:
     plain = lambda values, i, j: round(float(values[i, j]), 6)
     return [dict(noise_step=k, word=word, prob=plain(self.mean, i, j), spread=plain(self.spread, i, j),
                  seeds=self.probs.shape[1]) for (i, k), (j, word) in cells]
-
-@patch
-def table(self: Sweep, steps: Iterable = (0, 250, 500, 750, 999)) -> str:
-    "Means at a few steps, as a Markdown table"
-    near = [int(np.abs(np.array(self.steps) - k).argmin()) for k in steps]
-    line = lambda *cells: f"| {' | '.join(cells)} |"
-    body = [line(word, *(f"{self.mean[i, j]:.3f}" for i in near)) for j, word in enumerate(self.words)]
-    head = line("word", *(f"k = {self.steps[i]}" for i in near))
-    return "\n".join([head, "|---" * (len(near) + 1) + "|", *body])
 
 @patch
 def save(self: Sweep,
@@ -332,28 +322,6 @@ def draw_curves(
     ax.set(xlabel="noise step k", ylabel="share of the probability", xlim=(0, 1000), ylim=(0, 1), title=title)
     ax.legend(fontsize=8)
     return ax
-
-# %% ../nbs/workshop/shift.ipynb #f9d9f9ee
-def _journey(leaders, slot):
-    "The leading words in order, as true, usual or other, without repeats"
-    kinds = ["true" if w == slot.true else "usual" if w in slot.usual else "other" for w in leaders]
-    return [kind for kind, _ in itertools.groupby(kinds)]
-
-def turning_points(
-    vlm: VLM, result: ObjectShift, scenes: Iterable,  # a result over these scenes, which proposes the candidates
-    n: int = 5, seeds: int = 8,                       # how many different partners; seeds of the deciding sweep
-) -> tuple[list, int]:
-    "(scene, slot, sweep) whose leading word goes true -> usual -> other, and how many candidates were tried"
-    by_name, found, tried = {_name_of(scene): scene for scene in scenes}, {}, 0
-    for slot, leaders in zip(result.slots, result.leaders):
-        way = _journey(leaders, slot)
-        if way[0] != "true" or "usual" not in way or way[-1] != "other" or slot.usual & found.keys(): continue
-        scene, words, tried = by_name[slot.image_id], list(dict.fromkeys([*world.KINDS, *leaders])), tried + 1
-        fine = sweep(vlm, scene, prefix=slot.prefix, steps=result.steps, seeds=seeds, words=words)
-        if _journey(fine.leaders(), slot) == ["true", "usual", "other"]:
-            found[next(word for word in fine.leaders() if word in slot.usual)] = scene, slot, fine
-        if len(found) == n: break
-    return list(found.values()), tried
 
 # %% ../nbs/workshop/shift.ipynb #dde5a4c0
 @dataclass

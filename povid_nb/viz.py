@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'style', 'mark', 'diff', 'show', 'picture', 'table', 'page']
 
 # %% ../nbs/workshop/viz.ipynb #90cc9b6d
-import base64, difflib, html, io, re
+import base64, difflib, html, importlib.resources, io, re
 from collections.abc import Iterable
 from typing import Any
 
@@ -116,21 +116,7 @@ def table(
     top = f"<thead>{line(head, 'th')}</thead>" if head else ""
     return f"<table>{top}<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table>"
 
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1"><title>{title}</title>
-<style>:root{{color-scheme:light dark}}
-body{{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
-h1{{line-height:1.2}}h2{{margin-top:2.5rem;border-bottom:1px solid #8886}}
-table{{border-collapse:collapse;margin:1rem 0}}
-td,th{{padding:.35rem .7rem;border-bottom:1px solid #8884;text-align:left;vertical-align:top}}
-img{{max-width:100%;height:auto;border-radius:6px;background:#fff}}
-.cards{{display:grid;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));gap:1.2rem}}
-.card{{border:1px solid #8884;border-radius:10px;padding:.8rem;font-size:.92rem}}.card img{{width:100%}}
-.note{{opacity:.75;font-size:.9rem}}code{{font-size:.9em}}</style></head><body>
-{body}
-</body></html>
-"""
-
 def page(title: str, *parts: str) -> str:
     "One self-contained HTML page with the given parts"
-    return _PAGE.format(title=html.escape(title), body="\n".join(parts))
+    frame = (importlib.resources.files("povid_nb")/"data"/"page.html").read_text(encoding="utf-8")
+    return frame.format(title=html.escape(title), body="\n".join(parts))

@@ -49,7 +49,6 @@ class VLM:
 
     def __repr__(self): return f"VLM({self.name}, {type(self.base).__name__}, {self.device}, {self.dtype})"
 
-# %% ../nbs/01_vlm.ipynb #2863a572
 def _image_token_of(config, processor):
     "The id of the token that stands for a piece of picture"
     ours, theirs = (getattr(holder, "image_token_id", None) for holder in (config, processor))
@@ -196,7 +195,6 @@ def append(self: VLM, batch: dict, ends: list) -> dict:
     behind = torch.arange(out["input_ids"].shape[1], device=real.device) >= real.sum(1, keepdim=True)
     return out | {"answer_mask": behind & out["attention_mask"].bool()}
 
-# %% ../nbs/01_vlm.ipynb #3a6eee21
 @patch
 def inputs(self: VLM,
     images: Any,                      # one or a list of Pillow images, paths, scenes
@@ -333,7 +331,6 @@ def token_logps(self: VLM, batch: dict) -> tuple:
     logps = logits[mask].float().log_softmax(-1).gather(-1, targets[mask][:, None])[:, 0]
     return logps.split(mask.sum(1).tolist())
 
-# %% ../nbs/01_vlm.ipynb #4fae8dd5
 @dataclass
 class Score:
     "How probable a model finds one answer, token by token"
@@ -345,7 +342,6 @@ class Score:
         "The log-probability of the whole answer"
         return float(self.token_logps.sum())
 
-# %% ../nbs/01_vlm.ipynb #e9bc5fd6
 @patch
 def score(self: VLM,
     images: Any, prompts: str | list, answers: str | list,  # one of each, or lists

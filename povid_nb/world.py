@@ -118,12 +118,15 @@ class Thing:
     place: int
 
     @property
-    def name(self) -> str: return f"{self.colour} {self.kind}"
+    def name(self) -> str:
+        "Its colour and kind"
+        return f"{self.colour} {self.kind}"
 
     @property
-    def where(self) -> str: return PLACES[self.place]
+    def where(self) -> str:
+        "Its place, in words"
+        return PLACES[self.place]
 
-# %% ../nbs/00_world.ipynb #3189ba84
 @dataclass(frozen=True)
 class Scene:
     "Things in a place. Everything about it, the picture included, follows from these fields"
@@ -230,7 +233,6 @@ def _break_habits(kinds, habits, bystanders, rng):
         result.append(rng.choice(free))
     return result
 
-# %% ../nbs/00_world.ipynb #75976fcc
 def _sample_scene(split, seed, strength=_STRENGTH):
     "One scene of a `split`, the same on every machine for the same `seed` (any text)"
     rng = random.Random(f"{split}/{seed}")
@@ -296,7 +298,6 @@ def _invented(kind, rng):
     form = rng.choice(("Next to it is a {}.", "There is also a {}.", "A {} is beside it."))
     return form.format(f"{TRAITS[kind][0]} {kind}")
 
-# %% ../nbs/00_world.ipynb #d09ddf7c
 def _capital(text): return text[0].upper() + text[1:]
 
 def _sentence(thing, name, previous, rng):

@@ -72,6 +72,7 @@ FLOORS = {
     "trials": 9,
     "check": 9,
     "checks_course": 10,
+    "checks_start": 10,
     "checks_measure": 10,
     "checks_noise": 10,
     "checks_learn": 10,

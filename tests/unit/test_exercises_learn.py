@@ -2,7 +2,8 @@
 import pytest, torch
 import torch.nn.functional as F
 from povid_nb import check
-from povid_nb.dpo import ratios
+from povid_nb.dpo import dpo_loss, ratios
+from povid_nb.loss import povid_loss
 
 check.exercises()
 
@@ -28,6 +29,11 @@ def policy_by_probabilities(reference_logps, rewards, beta):
     return (raised / raised.sum()).log()
 
 
+def D(policy, reference, i): return policy[i] - reference[i]
+def against_noise(logps): return logps._replace(rejected=logps.noise)
+def both_down(p, r, beta): return -F.logsigmoid(beta * (D(p, r, 0) - D(p, r, 1))), -F.logsigmoid(beta * (D(p, r, 0) - D(p, r, 2)))
+
+
 RIGHT = {
     "bradley_terry": [lambda w, l: -F.logsigmoid(w - l), lambda w, l: F.softplus(l - w),
                       lambda w, l: torch.logaddexp(w, l) - w],
@@ -35,6 +41,13 @@ RIGHT = {
     "masked_logps": [logps_by_loop, logps_by_cross_entropy],
     "dpo": [lambda p, r, beta: -F.logsigmoid(beta * (p.chosen - r.chosen - p.rejected + r.rejected)),
             lambda p, r, beta: F.softplus(beta * (ratios(p, r).rejected - ratios(p, r).chosen))],
+    "moved": [lambda c, n, mask: (n.argmax(-1), mask & (n.argmax(-1) != c.argmax(-1))),
+              lambda c, n, mask: (n.max(-1).indices, (n.softmax(-1).argmax(-1) - c.argmax(-1)).abs().gt(0) * mask)],
+    "povid_paper": [lambda p, r, a, b, c: -F.logsigmoid(a * D(p, r, 0) - (b * D(p, r, 1) + c * D(p, r, 2))),
+                    lambda p, r, a, b, c: F.softplus(b * D(p, r, 1) + c * D(p, r, 2) - a * D(p, r, 0))],
+    "povid_released": [lambda p, r, beta: (dpo_loss(p, r, beta).losses + dpo_loss(against_noise(p), against_noise(r), beta).losses) / 2,
+                       lambda p, r, beta: povid_loss(p, r, "released", beta).losses],
+    "nll_term": [lambda logps, n: -logps / n, lambda logps, n: logps.neg().div(n)],
 }
 
 
@@ -68,6 +81,24 @@ WRONG = [
     ("dpo", lambda p, r, beta: -F.logsigmoid(beta * (p.rejected - r.rejected - p.chosen + r.chosen)), "swapped"),
     ("dpo", lambda p, r, beta: -(beta * (p.chosen - r.chosen - p.rejected + r.rejected)).sigmoid().log(), "infinity"),
     ("dpo", lambda p, r, beta: -F.logsigmoid(beta * (p.chosen - r.chosen - p.rejected + r.rejected)).mean(), "Do not average"),
+    ("moved", lambda c, n, mask: (c.argmax(-1), mask & (n.argmax(-1) != c.argmax(-1))), "y_n comes from the noisy logits"),
+    ("moved", lambda c, n, mask: (n.argmax(-1), n.argmax(-1) != c.argmax(-1)), "the mask is missing"),
+    ("moved", lambda c, n, mask: (n.argmax(-1), mask & (n.argmax(-1) == c.argmax(-1))), "the other way round"),
+    ("moved", lambda c, n, mask: (n.argmax(-1), mask), "also those that noise did not change"),
+    ("moved", lambda c, n, mask: (n.argmax(1), mask), "argmax(-1)"),
+    ("povid_paper", lambda p, r, a, b, c: -F.logsigmoid(a * D(p, r, 0) - b * D(p, r, 1) + c * D(p, r, 2)), "mind the brackets"),
+    ("povid_paper", lambda p, r, a, b, c: -F.logsigmoid(a * D(p, r, 0) - b * D(p, r, 1)), "the noise term is missing"),
+    ("povid_paper", lambda p, r, a, b, c: -F.logsigmoid(a * (D(p, r, 0) - D(p, r, 1) - D(p, r, 2))), "alpha is used for all three"),
+    ("povid_paper", lambda p, r, a, b, c: -F.logsigmoid(a * p.chosen - b * p.rejected - c * p.noise), "the reference is missing"),
+    ("povid_paper", lambda p, r, a, b, c: -(F.logsigmoid(a * D(p, r, 0) - b * D(p, r, 1)) + F.logsigmoid(a * D(p, r, 0) - c * D(p, r, 2))) / 2, "two sigmoids"),
+    ("povid_released", lambda p, r, beta: sum(both_down(p, r, beta)), "their mean"),
+    ("povid_released", lambda p, r, beta: both_down(p, r, beta)[0], "this is DPO"),
+    ("povid_released", lambda p, r, beta: povid_loss(p, r, "paper", beta).losses, "one sigmoid"),
+    ("povid_released", lambda p, r, beta: sum(both_down(p, r, 1.)) / 2, "beta is missing"),
+    ("nll_term", lambda logps, n: logps / n, "minus sign"),
+    ("nll_term", lambda logps, n: -logps, "number of tokens"),
+    ("nll_term", lambda logps, n: -logps / n.sum(), "its own number"),
+    ("nll_term", lambda logps, n: (-logps / n).mean(), "Do not average"),
 ]
 
 

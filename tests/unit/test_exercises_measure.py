@@ -1,8 +1,8 @@
 "The exercises of 01_fault and 02_measure: mistakes are refused and named, right answers pass however they are written"
-import re
+import math, re
 import numpy as np
 import pytest
-from povid_nb import check
+from povid_nb import check, world
 
 
 def verdict(name, solution):
@@ -72,7 +72,49 @@ def paired_interval_in_a_loop(first, second, draws=2000):
     return gaps[int(.025*draws)], gaps[int(.975*draws)]
 
 
-RIGHT = [("chair_s", chair_s), ("chair_s", chair_s_with_sets), ("chair_i", chair_i), ("chair_i", chair_i_in_a_loop),
+def habit_strength(scenes, cue, partner):
+    some = [s for s in scenes if cue in s.objects]
+    return sum(partner in s.objects for s in some) / len(some) if some else None
+
+
+def habit_strength_of_counts(scenes, cue, partner):
+    cues = sum(cue in s.objects for s in scenes)
+    return sum({cue, partner} <= s.objects for s in scenes) / cues if cues else None
+
+
+def probability(vlm, picture, prefix, word): return vlm.next_tokens(picture, prefix=prefix, words=[word])[0].prob
+
+
+def evidence(vlm, picture, blank, prefix, word):
+    return math.log(probability(vlm, picture, prefix, word)) - math.log(probability(vlm, blank, prefix, word))
+
+
+def evidence_of_a_ratio(vlm, picture, blank, prefix, word):
+    return float(np.log(probability(vlm, picture, prefix, word) / probability(vlm, blank, prefix, word)))
+
+
+def named_share(named, absent):
+    hits = [kind in names for names, kinds in zip(named, absent) for kind in kinds]
+    return sum(hits) / len(hits)
+
+
+def named_share_with_sets(named, absent):
+    return sum(len(names & set(kinds)) for names, kinds in zip(named, absent)) / sum(map(len, absent))
+
+
+def stage_trap(cue):
+    bystanders = next(pair for habits, pair in world.CONTEXTS.values() if cue in habits)
+    return world.Scene.of(*[(world.TRAITS[k][0], k, i) for i, k in enumerate((cue, *bystanders))])
+
+
+def stage_red_trap(cue):
+    for context, (habits, (one, two)) in world.CONTEXTS.items():
+        if cue in habits: return world.Scene.of(("red", one, "left"), ("red", two, "right"), ("red", cue, "top"), context=context)
+
+
+RIGHT = [("habit_strength", habit_strength), ("habit_strength", habit_strength_of_counts), ("evidence", evidence),
+         ("evidence", evidence_of_a_ratio), ("named_share", named_share), ("named_share", named_share_with_sets),
+         ("stage_trap", stage_trap), ("stage_trap", stage_red_trap), ("chair_s", chair_s), ("chair_s", chair_s_with_sets), ("chair_i", chair_i), ("chair_i", chair_i_in_a_loop),
          ("recall", recall), ("recall", recall_over_things), ("read_answer", read_answer),
          ("read_answer", read_answer_by_pattern), ("paired_interval", paired_interval),
          ("paired_interval", paired_interval_in_a_loop)]
@@ -96,7 +138,34 @@ def narrow(first, second, draws=2000, size=1, ends=(2.5, 97.5), replace=None):
     return tuple(np.percentile(gap[np.random.default_rng(0).integers(0, len(gap), (draws, n))].mean(1), ends))
 
 
+def with_partner(cue): return staged(cue, lambda habits, pair: [cue, habits[cue]])
+def with_both_cues(cue): return staged(cue, lambda habits, pair: [*habits, *pair])
+def alone(cue): return staged(cue, lambda habits, pair: [cue])
+
+
+def staged(cue, kinds_of):
+    kinds = next(kinds_of(habits, pair) for habits, pair in world.CONTEXTS.values() if cue in habits)
+    return world.Scene.of(*[("red", kind, i) for i, kind in enumerate(kinds)])
+
+
 WRONG = [
+    ("habit_strength", lambda s, c, p: sum({c, p} <= x.objects for x in s)/len(s), "not by all scenes"),
+    ("habit_strength", lambda s, c, p: sum(p in x.objects for x in s)/max(1, sum(c in x.objects for x in s)), "also hold"),
+    ("habit_strength", lambda s, c, p: habit_strength(s, c, p) or 0., "no scene holds the cue"),
+    ("habit_strength", lambda s, c, p: habit_strength(s, p, c), "turn it round"),
+    ("evidence", lambda v, x, b, p, w: probability(v, x, p, w) - probability(v, b, p, w), "logarithms first"),
+    ("evidence", lambda v, x, b, p, w: probability(v, x, p, w)/probability(v, b, p, w), "its logarithm"),
+    ("evidence", lambda v, x, b, p, w: evidence(v, b, x, p, w), "order is turned"),
+    ("evidence", lambda v, x, b, p, w: math.log(probability(v, x, p, w)), "the prior"),
+    ("evidence", lambda v, x, b, p, w: evidence(v, x, b, "", w), "prefix passed on"),
+    ("evidence", lambda v, x, b, p, w: evidence(v, x, b, p, w)/math.log(2), "bits"),
+    ("named_share", lambda n, a: np.mean([named_share([x], [y]) for x, y in pairs(n, a) if y]), "mean over pictures"),
+    ("named_share", lambda n, a: sum(k in x for x, y in pairs(n, a) for k in y)/sum(map(len, n)), "not by the objects"),
+    ("named_share", lambda n, a: 1 - named_share(n, a), "not named"),
+    ("stage_trap", with_partner, "partner, knife, must be absent"),
+    ("stage_trap", with_both_cues, "Another cue"),
+    ("stage_trap", alone, "bystander is not there"),
+    ("stage_trap", lambda cue: stage_trap("fork"), "The cue itself"),
     ("chair_s", chair_i, "share of mentions"),
     ("chair_s", lambda n, t: sum(k not in there for kinds, there in pairs(n, t) for k in kinds)/len(n), "counts once"),
     ("chair_s", lambda n, t: sum(is_wrong(*p) for p in pairs(n, t))/sum(map(bool, n)), "names nothing"),

@@ -72,3 +72,13 @@ def test_load_reads_both_formats_of_one_file(tmp_path):
 def test_bad_rows_of_trl(change, words):
     row = to_trl(Pair(Example("x.png", "What?", "Right.", "1"), "Wrong.")) | change
     with pytest.raises(ValueError, match=words): from_trl(row)
+
+
+def test_one_bad_picture_inside_a_dataset(tmp_path):
+    some = [Pair(Example(Image.new("RGB", (4, 4), c), "What?", "Right.", c), "Wrong.") for c in ("red", "blue")]
+    dataset = to_dataset(some, inside=True)
+    def spoil(row, at): return {"images": [{"path": None, "bytes": b"no picture"}] if at == 0 else row["images"]}
+    from datasets import Image as ImageFeature, List
+    raw = dataset.cast_column("images", List(ImageFeature(decode=False))).map(spoil, with_indices=True)
+    with pytest.warns(UserWarning, match="1 of 2 rows .*the picture is not an image that Pillow can read"):
+        assert [p.id for p in from_dataset(raw, aside=tmp_path/"bad.jsonl")] == ["blue"]

@@ -1,10 +1,10 @@
 "Pictures as they are meant to be seen; broken, oversized and missing ones refused in one line"
-import os, struct, subprocess, sys, warnings, zlib
+import io, os, struct, subprocess, sys, warnings, zlib
 import numpy as np
 import pytest
 from PIL import Image
 from povid_nb import world
-from povid_nb.pictures import check_image, open_image
+from povid_nb.pictures import check_image, open_image, picture_key
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
 TURNS = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -122,6 +122,21 @@ def test_scenes_draw_themselves_and_the_given_picture_stays_as_it_was():
     assert check_image(scene) is None and check_image(PHOTO) is None
 
 
+def test_bytes_of_a_file(spoilt):
+    data = io.BytesIO()
+    PHOTO.save(data, "PNG")
+    assert open_image(data.getvalue()).tobytes() == PHOTO.tobytes() and check_image(data.getvalue()) is None
+    for name in ("text.png", "empty.png", "cut.png", "line.png", "bomb.png"):
+        with pytest.raises(ValueError, match="^the picture "): open_image((spoilt/name).read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_one_picture_has_one_key_however_it_is_stored(kind, tmp_path):
+    PHOTO.save(tmp_path/"photo", kind)
+    assert picture_key(PHOTO) == picture_key(tmp_path/"photo") == picture_key((tmp_path/"photo").read_bytes())
+    assert picture_key(PHOTO) != picture_key(PHOTO.transpose(Image.Transpose.ROTATE_90)) != picture_key(PHOTO.resize((20, 30)))
+
+
 def test_what_is_neither_says_what_was_expected():
-    for thing in (None, 3, b"png"):
+    for thing in (None, 3, ["x.png"]):
         with pytest.raises(TypeError, match="expected a picture .a Pillow image, a path, or a scene., got"): open_image(thing)

@@ -67,7 +67,7 @@ def test_the_first_line_says_the_idea_in_a_sentence(module):
 def test_a_workshop_notebook_has_the_name_of_its_module_and_no_number():
     for module in SOURCE:
         path = Path(notebook_of(module))
-        assert path.name == f"{module}.ipynb" if path.parent.name == "workshop" else re.fullmatch(rf"\d\d_{module}.ipynb", path.name)
+        assert path.name == f"{module}.ipynb" if path.parent.name == "workshop" else re.fullmatch(r"\d\d_\w+\.ipynb", path.name)   # a lesson has the name of its question
 
 
 # ---- Public names ----------------------------------------------------------------------------------------------------
