@@ -6,7 +6,7 @@
 __all__ = ['collect']
 
 # %% ../nbs/workshop/answers.ipynb #815e8361
-import json, time
+import hashlib, json, time
 from collections.abc import Callable
 from pathlib import Path
 from .procs import is_main, rank, world_size, write_text
@@ -46,6 +46,17 @@ def _answered(path):
     "id -> row, from the parts first and then the joined file (parts are removed only after joining)"
     files = [*sorted(Path(f"{path}.parts").glob("*.jsonl")), path]
     return {r["id"]: r for f in files for r in _rows(f)}
+
+def _model_of(vlm):
+    "What a protocol says of a model: its name, and a digest of the adapter that is on it"
+    model = getattr(vlm, "model", None)
+    if not hasattr(model, "peft_config") or any(getattr(m, "disable_adapters", 0) is True for m in model.modules()):
+        return {"model": vlm.name}
+    import torch
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if "lora_" in name: digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return {"model": vlm.name, "adapter": digest.hexdigest()[:12]}
 
 def _answer_missing(batches, answer, path):
     part = Path(f"{path}.parts")/f"{rank()}.jsonl"

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['Choice', 'rotations', 'parse_llava', 'parse_lenient', 'score_choices', 'read_scienceqa', 'read_mmbench',
-           'answer_choices', 'evaluate', 'lmms_eval']
+           'answer_choices']
 
 # %% ../nbs/workshop/choice.ipynb #ed1aeb30
-import base64, importlib.util, io, re, subprocess, sys
+import base64, io, re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from PIL import Image
 from pydantic import model_validator
-from .answers import collect
+from .answers import _model_of, collect
 from .read import Row, _Id, _Text, read_json, read_rows
-from .stats import Scores, Tally, ratio
+from .stats import Tally, ratio
 from .yesno import first_tokens, last_logits
 
 # %% ../nbs/workshop/choice.ipynb #921ad740
@@ -241,57 +241,15 @@ def answer_choices(
     def answer(batch):
         said = ways[by]([b["choice"] for b in batch])
         return [{"question_id": b["choice"].id, "round_id": b["choice"].turn, "text": s} for b, s in zip(batch, said)]
-    rows = collect(items, answer, path, batch_size, {"model": vlm.name, "by": by, "suffix": suffix, **decoding})
+    protocol = _model_of(vlm) | {"by": by, "suffix": suffix, **decoding}
+    rows = collect(items, answer, path, batch_size, protocol)
     return [r["text"] for r in rows]
 
-# %% ../nbs/workshop/choice.ipynb #d0ca13ca
+# %% ../nbs/workshop/choice.ipynb #b8dd03ef
 class _ChoiceAnswer(Row):
+    "One answer in a file; `round_id` counts the rotations of its question"
     key, reply = "question_id", "text"
     question_id: _Id
     round_id: int = 0
     text: _Text
     def identity(self): return self.question_id, self.round_id
-
-def evaluate(
-    answers: str | Path,    # rows of question_id, text, and round_id where options were rotated
-    choices: list[Choice],
-    parser: str = "llava",  # llava or lenient
-    field: str | None = None,  # the field that holds the answer, where several could
-    **protocol: Any,        # anything else worth recording beside the score
-) -> Scores:
-    "Score a file of answers, with intervals"
-    said = {(a.question_id, a.round_id): a.text for a in read_rows(answers, _ChoiceAnswer, field)}
-    once = {turn for _, turn in said} == {0}
-    items = choices if once else rotations(choices)
-    if lost := [c for c in items if (c.id, c.turn) not in said]:
-        raise ValueError(f"{answers}: {len(lost)} of {len(items)} questions have no answer "
-                         f"(the first is {lost[0].id}, round {lost[0].turn})")
-    if extra := len(said) - len(items): protocol["warnings"] = [f"{extra} answers belong to no question"]
-    scored = score_choices(items, [said[c.id, c.turn] for c in items], parser)
-    return scored.scores(answers=Path(answers).name, rounds="one" if once else "all rotations", **protocol)
-
-# %% ../nbs/workshop/choice.ipynb #6dc0cec7
-def lmms_eval(
-    model: str | Path,           # a name or folder, as for `VLM.load`
-    tasks: list[str],            # lmms-eval's names, e.g. ["pope", "mmbench_en_dev", "scienceqa_img"]
-    out: str | Path,             # folder for its results, and for the merged model
-    adapter: str | Path | None = None,  # a trained adapter, merged first
-    kind: str = "llava_hf",      # lmms-eval's name for the model class
-    batch_size: int = 1,
-) -> int:
-    "Run lmms-eval on the model (with its adapter merged in); its exit status"
-    if importlib.util.find_spec("lmms_eval") is None:
-        raise ImportError("lmms-eval is not installed: pip install lmms-eval (it "
-                          "needs torchvision), or choose --bench chair, pope, ...")
-    source = str(model) if adapter is None else str(_merged(model, adapter, Path(out)/"merged"))
-    command = [sys.executable, "-m", "lmms_eval", "--model", kind, "--model_args", f"pretrained={source}",
-               "--tasks", ",".join(tasks), "--batch_size", str(batch_size), "--output_path", str(out), "--log_samples"]
-    return subprocess.run(command).returncode
-
-def _merged(model, adapter, folder):
-    "A copy of the model with the adapter's weights added to its own"
-    from povid_nb.vlm import VLM
-    vlm = VLM.load(model, adapter=adapter)
-    vlm.model.merge_and_unload().save_pretrained(folder)
-    vlm.processor.save_pretrained(folder)
-    return Path(folder)

@@ -244,54 +244,79 @@ def _keep(file, settings):
     write_text(file, yaml.safe_dump({name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}))
 
 # %% ../nbs/workshop/cli.ipynb #8c82b99f
-def _print_scores(result, as_json): typer.echo(result.to_json() if as_json else result.table())
-
-def _given(files, option):
-    if not files: raise ValueError(f"this needs {option}")
-    return files
+_PATHS = Optional[list[Path]]
 
 @_verb
 def _eval(
-    bench: _option(str, "chair or pope, or both with a comma.") = "chair",
-    captions: _option(Optional[Path], "chair: captions to score, JSONL of image_id and caption.") = None,
-    annotations: _option(Optional[list[Path]], "COCO JSON, or image id -> object names; may be given twice.") = None,
+    bench: _option(str, "One or several with commas: chair, pope, amber, objhal, mmhal, mmvet, llava-bench, sqa, "
+                        "mmbench, hallusionbench.") = "chair",
+    answers: _option(_PATHS, "Answers to score, in the benchmark's format; several for several splits.") = None,
+    captions: _option(Optional[Path], "The same as --answers, for chair.") = None,
+    compare: _option(Optional[tuple[Path, Path]], "Two files of answers: the second minus the first.") = None,
+    field: _option(Optional[str], "The field of the answers that holds the reply, where several could.") = None,
+    data: _option(Optional[Path], "The benchmark's published files: a file or a folder.") = None,
+    annotations: _option(_PATHS, "COCO JSON, or image id -> object names; may be given twice.") = None,
+    questions: _option(_PATHS, "pope: questions as published; may be given several times.") = None,
     synonyms: _option(Optional[Path], "chair: a file in the original's format; left out: our own table.") = None,
-    answers: _option(Optional[Path], "pope: answers to score, JSONL of question_id and text.") = None,
-    questions: _option(Optional[list[Path]], "pope: questions as published; may be given several times.") = None,
-    parser: _option(Literal["pope", "vcd"], "pope: how answers are read.") = "pope",
+    parser: _option(Optional[str], "How answers are read: pope or vcd; llava or lenient.") = None,
+    judge: _option(Optional[str], "The judge's model, for the benchmarks that need one.") = None,
+    base_url: _option(Optional[str], "The judge's server; left out: OpenAI's.") = None,
+    budget: _option(Optional[float], "Dollars for the judge.") = None,
     harness: _option(Optional[Literal["lmms-eval"]], "Hand the model over to it; --bench names tasks.") = None,
-    json: _option(bool, "Print JSON.", "--json") = False,
+    json: _option(bool, "Print one JSON document.", "--json") = False,
     config: _Config = None,
     model: _Model = None, adapter: _Adapter = None,
-    images: _option(Optional[Path], "Folder of pictures for a model to describe or be asked about.") = None,
-    limit: _option(Optional[int], "Only so many pictures.") = None,
+    images: _option(Optional[Path], "Folder of pictures for a model to answer about.") = None,
+    prompt: _option(Optional[str], "chair: how to ask for a description.") = None,
+    max_new_tokens: _option(Optional[int], "Longest answer of a model.") = None,
+    by: _option(Optional[Literal["probability", "generation"]], "pope: how a model answers.") = None,
+    limit: _option(Optional[int], "At most so many pictures for a model.") = None,
     seed: _Seed = 0,
+    save_answers: _option(bool, "Also write the answers for the original's scorer.", "--save-answers") = False,
     out: _option(Path, "Folder for answers and scores.") = Path("runs/eval")):
-    "Score captions and answers: those in a file, or a model's own."
-    from povid_nb import chair, choice, pope
-    if harness: raise typer.Exit(choice.lmms_eval(model, bench.split(","), out, adapter))
-    for name in bench.split(","):
-        if name == "chair" and captions:
-            result = chair.evaluate(captions, _given(annotations, "--annotations"), synonyms)
-        elif name == "pope" and answers: result = pope.evaluate(answers, _given(questions, "--questions"), parser)
-        elif name in ("chair", "pope"):
-            result = _own(name, model, adapter, images, annotations, questions, parser, synonyms, out, limit, seed)
-        else: raise ValueError(f"unknown bench {name!r}; use chair or pope")
-        _print_scores(result, json)
+    "Score answers: those in a file, or a model's own; two files compared item by item."
+    files = dict(data=data, annotations=annotations, questions=questions, synonyms=synonyms, parser=parser,
+                 images=images, prompt=prompt, by=by)
+    if harness: return _show_scores(_harness(bench, model, adapter, out, limit, seed, files), json)
+    from povid_nb.benches import evaluate
+    if judge:
+        from povid_nb.client import Client
+        files["client"] = Client(judge, out/"judge.jsonl", base_url=base_url, budget=budget, temperature=0)
+    given = [captions] if captions else answers
+    if (given or compare) and (model or adapter):
+        raise ValueError("--model and --adapter belong to a model that answers; here the answers are given")
+    if compare:
+        first, second = (evaluate(bench, answers=path, field=field, **files) for path in compare)
+        return _show_differences({name: first[name].compare(second[name]) for name in first}, json)
+    answerer = {}
+    if not given:
+        from povid_nb.vlm import VLM
+        decoding = {"max_new_tokens": max_new_tokens} if max_new_tokens else {}
+        answerer = dict(vlm=VLM.load(model, adapter=adapter), limit=limit, decoding=decoding)
+    elif limit or max_new_tokens: raise ValueError("--limit and --max-new-tokens belong to a model that answers")
+    found = evaluate(bench, answers=given, field=field, out=out, seed=seed, save_answers=save_answers,
+                     **answerer, **files)
+    scores = {name: tally.scores() for name, tally in found.items()}
+    for score in scores.values(): score.save(out)
+    _show_scores(scores, json)
 
-def _own(bench, model, adapter, images, annotations, questions, parser, synonyms, out, limit, seed):
-    "What a model says about a folder of pictures, scored"
-    from povid_nb import chair, pope
-    from povid_nb.vlm import VLM
-    if images is None:
-        given = "captions" if bench == "chair" else "answers"
-        raise ValueError(f"{bench} needs --{given}, or --images for a model to look at")
-    if bench == "chair":
-        _given(annotations, "--annotations")
-        return chair.run(VLM.load(model, adapter=adapter), images, annotations, out, limit, seed, synonyms=synonyms)
-    vlm = VLM.load(model, adapter=adapter)
-    return pope.run(vlm, images, annotations, out, questions or None, parser,
-                    limit=limit, seed=seed, synonyms=synonyms)
+def _harness(bench, model, adapter, out, limit, seed, files):
+    "Tasks of lmms-eval; its own files are its business"
+    from povid_nb.harness import lmms_eval
+    if odd := [name for name, value in files.items() if value]:
+        raise ValueError(f"lmms-eval brings its own data: leave out --{', --'.join(odd)}")
+    return lmms_eval(model, bench.split(","), out, adapter, limit=limit, seed=seed)
+
+def _show_scores(scores, as_json):
+    "One JSON document, or a table a benchmark"
+    document = {name: score.to_dict() for name, score in scores.items()}
+    typer.echo(json.dumps(document, indent=1) if as_json else "\n\n".join(s.table() for s in scores.values()))
+
+def _show_differences(found, as_json):
+    "Paired differences with intervals and p"
+    document = {name: {k: c._asdict() for k, c in values.items()} for name, values in found.items()}
+    lines = [f"{name:22} {k:24} {c}" for name, values in found.items() for k, c in values.items()]
+    typer.echo(json.dumps(document, indent=1) if as_json else "\n".join(["second minus first, 95 %:", *lines]))
 
 # %% ../nbs/workshop/cli.ipynb #cdd0307e
 _Picture = _argument(Path, "A picture.")

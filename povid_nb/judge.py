@@ -252,16 +252,18 @@ def _replies(source, wanted, name):
 def llava_bench(
     client: Any,          # see `grade`
     folder: str | Path,   # holds questions.jsonl, context.jsonl and answers_gpt4.jsonl
-    answers: str | Path,  # JSONL of question_id and text: ours
+    answers: str | Path | dict,  # rows of question_id and text, or a mapping: ours
     times: int = 1,       # gradings per item
     rules: str | Path | None = None,    # the original rule.json; None: our prompt
     system: str = _SYSTEM,              # the judge's system message
     failed: tuple | None = None,        # (-1, -1) for the published rule
+    some: bool = False,                 # only the questions that have an answer
 ) -> JudgeScore:
     "Relative score, in `relative` and for each group; `mean` is the mean of both marks"
     folder = Path(folder)
     questions = {q.question_id: q for q in read_rows(folder/"questions.jsonl", _Question)}
-    ours, reference = _replies(answers, questions, answers), folder/"answers_gpt4.jsonl"
+    ours, reference = _replies(answers, [] if some else questions, answers), folder/"answers_gpt4.jsonl"
+    if some: questions = {i: q for i, q in questions.items() if i in ours}
     theirs = _replies(reference, questions, reference)
     context = {c.image: c.caption for c in read_rows(folder/"context.jsonl", _Context)}
     rule = read_json(rules) if rules else {}

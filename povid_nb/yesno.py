@@ -9,7 +9,7 @@ __all__ = ['first_tokens', 'last_logits', 'yes_probability', 'answer_all']
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from .answers import collect
+from .answers import _model_of, collect
 
 # %% ../nbs/workshop/yesno.ipynb #f5b67df2
 def first_tokens(
@@ -121,7 +121,8 @@ def _row_of(q, text): return {"question_id": q["question_id"], "split": q.get("s
 
 def _by_generation(vlm, decoding):
     def answer(batch):
-        texts = vlm.describe([b["image"] for b in batch], [b["text"] for b in batch], batch_size=len(batch), **decoding)
+        images, texts = [b["image"] for b in batch], [b["text"] for b in batch]
+        texts = vlm.describe(images, texts, batch_size=len(batch), **decoding)
         return [_row_of(b["row"], t) for b, t in zip(batch, texts)]
     return answer
 
@@ -147,7 +148,7 @@ def answer_all(
     items = [{"id": _id(q), "image": images[q["image"]], "text": q["text"] + _SUFFIXES[suffix], "row": q}
              for q in sorted(questions, key=lambda q: str(q["image"]))]
     answer = _by_probability(vlm, items) if by == "probability" else _by_generation(vlm, decoding)
-    protocol = {"model": vlm.name, "suffix": _SUFFIXES[suffix], "by": by, **decoding}
+    protocol = _model_of(vlm) | {"suffix": _SUFFIXES[suffix], "by": by, **decoding}
     collected = collect(items, answer, path, batch_size or (96 if by == "probability" else 16), protocol)
     said = {r["id"]: r["text"] for r in collected}
     return [said[_id(q)] for q in questions]

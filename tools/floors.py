@@ -47,6 +47,11 @@ FLOORS = {
     "words": 5,
     "judge": 5,
     "choice": 5,
+    "objhal": 6,
+    "hallusion": 6,
+    "published": 7,
+    "benches": 8,
+    "harness": 6,
     # 6: what is done with it
     "shift": 6,
     "inject": 6,

@@ -54,3 +54,19 @@ def test_a_bad_line_in_the_middle_is_named(tmp_path):
     with pytest.raises(ValueError, match="x.jsonl, line 2: not JSON"): answers._read_lines(tmp_path/"x.jsonl")
     (tmp_path/"y.jsonl").write_text('{"a": 1}\n\n{"a": ')
     assert answers._read_lines(tmp_path/"y.jsonl") == [{"a": 1}]
+
+
+def test_the_adapter_is_part_of_what_is_kept(tmp_path):
+    "Base first, then an adapter, in one folder: refused, and never the base's answers again"
+    from peft import LoraConfig, get_peft_model
+    from povid_nb.vlm import VLM
+    vlm = VLM.load()
+    base = answers._model_of(vlm)
+    collect(ITEMS, shout, tmp_path/"a.jsonl", 5, base)
+    vlm.model = get_peft_model(vlm.model, LoraConfig(r=2, target_modules=["q_proj"]))
+    tuned = answers._model_of(vlm)
+    assert tuned["model"] == base["model"] and "adapter" not in base and len(tuned["adapter"]) == 12
+    with pytest.raises(ValueError, match="adapter = None"): collect(ITEMS, shout, tmp_path/"a.jsonl", 5, tuned)
+    with vlm.adapter_off(): assert answers._model_of(vlm) == base
+    next(p for n, p in vlm.model.named_parameters() if "lora_B" in n).data += 1
+    assert answers._model_of(vlm)["adapter"] != tuned["adapter"]

@@ -4,9 +4,12 @@ from collections import Counter
 from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
-from povid_nb import chair, check, coco, world
-from povid_nb.chair import by_length, cut, evaluate, score
+from povid_nb import benches, chair, check, coco, world
+from povid_nb.chair import by_length, cut, score
 from povid_nb.coco import read_truths
+
+def evaluate(captions, annotations, **how): return benches.evaluate("chair", answers=captions, annotations=annotations, **how)["chair"].scores()
+
 
 REAL = Path(__file__).parents[2]/".."/"shared"/"data"/"chair"
 
@@ -64,10 +67,10 @@ def write(path, rows): path.write_text("\n".join(json.dumps(r) for r in rows))
 def test_evaluate_reads_files_and_prints_fractions(tmp_path):
     write(tmp_path/"c.jsonl", [{"image_id": 1, "caption": "a cat and a dog"}, {"image_id": 2, "caption": "a sofa"}])
     (tmp_path/"m.json").write_text(json.dumps({"1": ["cat"], "2": ["couch", "tv"], "3": ["bus"]}))
-    out = evaluate(tmp_path/"c.jsonl", tmp_path/"m.json", prompt="Describe this image.").to_dict()
+    out = evaluate(tmp_path/"c.jsonl", tmp_path/"m.json").to_dict()
     assert (out["chair_s"], out["chair_i"], out["recall"], out["words"], out["n"]) == (.5, 1/3, 2/3, 3.5, 2)
     assert out["intervals"]["chair_s"][0] <= .5 <= out["intervals"]["chair_s"][1]
-    assert out["protocol"]["prompt"] == "Describe this image." and "80 kinds" in out["protocol"]["scorer"]
+    assert out["protocol"]["answers"] == "c.jsonl" and "80 kinds" in out["protocol"]["scorer"]
 
 
 def test_a_synonyms_file_in_the_originals_format(tmp_path):

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from povid_nb import choice
-from povid_nb.choice import (Choice, answer_choices, evaluate, parse_lenient, parse_llava, read_mmbench, read_scienceqa,
+from povid_nb.benches import evaluate
+from povid_nb.choice import (Choice, answer_choices, parse_lenient, parse_llava, read_mmbench, read_scienceqa,
                              rotations, score_choices)
 
 OPTIONS = ("a fork", "a bird", "a sofa", "a bus")
@@ -160,25 +161,29 @@ def test_scienceqa_problems_are_checked(tmp_path):
     with pytest.raises(ValueError, match="1 of 2 ids are not in problems.json, such as 9"): read_scienceqa(tmp_path)
 
 
-def test_answers_twice_and_answers_too_many(tmp_path):
-    choices = [Choice("1", None, "?", ("x", "y"), 1)]
+def table(tmp_path, *answers):
+    head = "index\tquestion\tA\tB\tanswer\timage\n"
+    (tmp_path/"m.tsv").write_text(head + "".join(f"{n}\tQ{n}?\tx\ty\t{a}\t{png()}\n" for n, a in enumerate(answers, 1)))
+    return tmp_path/"m.tsv"
+
+
+def test_answers_twice_and_answers_missing(tmp_path):
+    data = table(tmp_path, "B")
     (tmp_path/"a.jsonl").write_text('{"question_id": 1, "text": "B"}\n{"question_id": "1", "text": "A"}\n')
-    with pytest.raises(ValueError, match="line 1 and line 2: both are question_id 1"): evaluate(tmp_path/"a.jsonl", choices)
-    (tmp_path/"a.jsonl").write_text('{"question_id": 1, "text": "B"}\n{"question_id": 2, "text": "A"}\n')
-    assert evaluate(tmp_path/"a.jsonl", choices).protocol["warnings"] == ["1 answers belong to no question"]
+    with pytest.raises(ValueError, match="line 1 and line 2: both are question_id 1"): evaluate("mmbench", answers=tmp_path/"a.jsonl", data=data)
+    (tmp_path/"a.jsonl").write_text('{"question_id": 2, "text": "B"}\n')
+    with pytest.raises(ValueError, match=r"1 of 1 questions have no answer \(the first is 1/0\)"): evaluate("mmbench", answers=tmp_path/"a.jsonl", data=data)
 
 
-def test_evaluate_knows_rotations_from_one_round(tmp_path):
-    choices = [Choice("1", None, "?", ("x", "y"), 1), Choice("2", None, "?", ("x", "y"), 0)]
-    one = [dict(question_id=1, text="B"), dict(question_id="2", text="A")]
-    (tmp_path/"a.jsonl").write_text("\n".join(map(json.dumps, one)))
-    out = evaluate(tmp_path/"a.jsonl", choices)
-    assert out["accuracy"].value == 1 and out.protocol["rounds"] == "one"
-    (tmp_path/"b.jsonl").write_text("\n".join(json.dumps(dict(question_id=c.id, round_id=c.turn, text="B")) for c in rotations(choices)))
-    out = evaluate(tmp_path/"b.jsonl", choices)
-    assert (out["accuracy"].value, out["circular"].value, out.protocol["rounds"]) == (.5, 0, "all rotations")
-    (tmp_path/"c.jsonl").write_text(json.dumps(one[0]))
-    with pytest.raises(ValueError, match=r"1 of 2 questions have no answer \(the first is 2, round 0\)"): evaluate(tmp_path/"c.jsonl", choices)
+def test_mmbench_answers_of_one_round_and_of_all(tmp_path):
+    data = table(tmp_path, "B", "A")
+    (tmp_path/"a.jsonl").write_text('{"question_id": 1, "text": "B"}\n{"question_id": "2", "text": "A"}\n')
+    one = evaluate("mmbench", answers=tmp_path/"a.jsonl", data=data)["choice"]
+    assert (one.accuracy, one.circular, one.n) == (1, 1, 2)
+    rows = [dict(question_id=c.id, round_id=c.turn, text="B") for c in rotations(read_mmbench(data))]
+    (tmp_path/"b.csv").write_text("question_id,round_id,text\n" + "".join(f"{r['question_id']},{r['round_id']},B\n" for r in rows))
+    every = evaluate("mmbench", answers=tmp_path/"b.csv", data=data)["choice"]
+    assert (every.accuracy, every.circular) == (.5, 0)
 
 
 # ---- answering
@@ -215,23 +220,3 @@ def test_letters_are_compared_among_the_options_that_exist(monkeypatch):
     assert choice._letter_answers(vlm, [two, three]) == ["B", "C"]
     ids["B"] = 0
     with pytest.raises(ValueError, match="several letters with the same token"): choice._letter_answers(vlm, [two, three])
-
-
-FAKE = '''
-import json, os, sys
-open(os.environ["SEEN"], "w").write(json.dumps(sys.argv[1:]))
-'''
-
-
-def test_lmms_eval_is_handed_the_model_or_its_absence_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="lmms-eval is not installed: pip install lmms-eval"): choice.lmms_eval("m", ["pope"], tmp_path)
-    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: True)
-    (tmp_path/"lmms_eval").mkdir()
-    (tmp_path/"lmms_eval"/"__main__.py").write_text(FAKE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("SEEN", str(tmp_path/"seen.json"))
-    assert choice.lmms_eval("some/model", ["pope", "mmbench_en_dev"], tmp_path/"out") == 0
-    said = json.loads((tmp_path/"seen.json").read_text())
-    assert said == ["--model", "llava_hf", "--model_args", "pretrained=some/model", "--tasks", "pope,mmbench_en_dev",
-                    "--batch_size", "1", "--output_path", str(tmp_path/"out"), "--log_samples"]

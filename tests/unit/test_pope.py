@@ -3,8 +3,13 @@ import json, random
 from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
-from povid_nb import check, pope, world
-from povid_nb.pope import SPLITS, build_questions, evaluate, parse_pope, parse_vcd, read_questions, score_answers
+from povid_nb import benches, check, pope
+from povid_nb.pope import SPLITS, build_questions, parse_pope, parse_vcd, read_questions, score_answers
+
+
+
+def evaluate(answers, questions, **how): return benches.evaluate("pope", answers=answers, questions=questions, **how)["pope"].scores()
+
 
 # answer: what POPE's and LLaVA's scorer reads, what VCD's reads where the label is yes, and where it is no. Worked by hand.
 TRUTH = {

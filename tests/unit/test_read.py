@@ -3,9 +3,12 @@ names file, place and field, and never a number."""
 import codecs, json
 import pytest
 from hypothesis import given, settings, strategies as st
-from povid_nb import amber, chair, choice, coco, judge, pope
-from povid_nb.client import Outcome
+from povid_nb import coco, judge, pope
+from povid_nb.benches import evaluate
 from povid_nb.read import Row, _image_id, read_json, read_rows
+
+def chair_of(captions, annotations): return evaluate("chair", answers=captions, annotations=annotations)["chair"].scores()
+
 
 CAPTIONS = [(42, "A cat on a couch."), (7, "Two dogs, and \"a\" bird."), (9, "Ein Hund, naïve \u2028 \u2014 über")]
 TRUTH = {"42": ["cat", "couch"], "7": ["dog"], "9": ["person"]}
@@ -39,7 +42,7 @@ def test_one_content_in_every_shape_is_one_number(shape, encoding, tmp_path):
     (tmp_path/"odd.name").write_bytes(ENCODINGS[encoding] + SHAPES[shape].encode(encoding))
     (tmp_path/"t").write_text(json.dumps(TRUTH))
     assert coco.read_captions(tmp_path/"odd.name") == [(str(i), c) for i, c in CAPTIONS]
-    assert chair.evaluate(tmp_path/"odd.name", tmp_path/"t")["chair_i"].value == 1/4     # cat, couch, dog, and a bird
+    assert chair_of(tmp_path/"odd.name", tmp_path/"t")["chair_i"].value == 1/4     # cat, couch, dog, and a bird
 
 
 @given(st.permutations(ROWS))
@@ -48,7 +51,7 @@ def test_the_order_of_rows_changes_nothing(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("o")
     (folder/"c").write_text(lines(rows))
     (folder/"t").write_text(json.dumps(TRUTH))
-    s = chair.evaluate(folder/"c", folder/"t")
+    s = chair_of(folder/"c", folder/"t")
     assert (s["chair_s"].value, s["chair_i"].value, s["recall"].value) == (1/3, 1/4, 3/4)
 
 
@@ -84,7 +87,7 @@ BAD_CAPTIONS = {
 def test_malformed_captions(text, tmp_path):
     (tmp_path/"c.jsonl").write_text(text)
     (tmp_path/"t.json").write_text(json.dumps(TRUTH))
-    one_line(lambda: chair.evaluate(tmp_path/"c.jsonl", tmp_path/"t.json"), BAD_CAPTIONS[text], "c.jsonl")
+    one_line(lambda: chair_of(tmp_path/"c.jsonl", tmp_path/"t.json"), BAD_CAPTIONS[text], "c.jsonl")
 
 
 def one_line(call, says, file):
@@ -111,7 +114,7 @@ BAD_TRUTHS = {
 def test_malformed_truths(text, tmp_path):
     (tmp_path/"t.json").write_text(text)
     (tmp_path/"c.jsonl").write_text(row())
-    call = lambda: chair.evaluate(tmp_path/"c.jsonl", tmp_path/"t.json")
+    call = lambda: chair_of(tmp_path/"c.jsonl", tmp_path/"t.json")
     if "name 'unicorn'" in BAD_TRUTHS[text] or "image 42" in BAD_TRUTHS[text] and "both" not in BAD_TRUTHS[text]: one_line(call, BAD_TRUTHS[text], "42")
     else: one_line(call, BAD_TRUTHS[text], "t.json")
 
@@ -125,10 +128,10 @@ def test_published_objects_files_and_the_two_halves_of_cocos_truth(tmp_path):
     assert coco.read_truths(tmp_path/"o.json") == {"42": {"person", "baseball bat"}, "7": set()}
     (tmp_path/"i.json").write_text(coco_json()); (tmp_path/"k.json").write_text(json.dumps(dict(annotations=[dict(image_id=42, caption="A couch.")])))
     (tmp_path/"c.json").write_text(row(caption="A cat on a couch."))
-    both = chair.evaluate(tmp_path/"c.json", [tmp_path/"i.json", tmp_path/"k.json"])
+    both = chair_of(tmp_path/"c.json", [tmp_path/"i.json", tmp_path/"k.json"])
     assert both["chair_s"].value == 0 and "warnings" not in both.protocol
     for half, name in (("i.json", "masks"), ("k.json", "captions")):
-        out = chair.evaluate(tmp_path/"c.json", tmp_path/half).to_dict()
+        out = chair_of(tmp_path/"c.json", tmp_path/half).to_dict()
         assert out["chair_s"] == 1 and out["protocol"]["warnings"] == [f"the truth is from {name} alone; CHAIR takes masks and human captions"]
 
 
@@ -160,7 +163,7 @@ def test_malformed_answers(text, tmp_path):
     (tmp_path/"q.json").write_text(question())
     (tmp_path/"answers.json").write_text(text)
     inside = any(word in BAD_ANSWERS[text] for word in ("names another", "without ids", "have no answer"))
-    one_line(lambda: pope.evaluate(tmp_path/"answers.json", tmp_path/"q.json"), BAD_ANSWERS[text], "question" if inside else "answers.json")
+    one_line(lambda: evaluate("pope", answers=tmp_path/"answers.json", questions=tmp_path/"q.json"), BAD_ANSWERS[text], "question" if inside else "answers.json")
 
 
 record = lambda **k: [dict(question="Q?", gt_answer="R", image_content=["cup"], model_answer="A") | k]
