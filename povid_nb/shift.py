@@ -140,7 +140,7 @@ def plot(self: Sweep,
         low, high = (mean - spread).clip(0), (mean + spread).clip(max=1)
         ax.fill_between(self.steps, low, high, color=colour, alpha=.15, lw=0)
     ax.set(xlabel="noise step k", ylabel="probability of the next word", xlim=(0, 1000), ylim=(0, 1))
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=9)
     return ax
 
 # %% ../nbs/workshop/shift.ipynb #83467c2d
@@ -320,7 +320,7 @@ def draw_curves(
         ax.plot(steps, value, linestyle=line, color=viz.COLOURS[colour], lw=2, label=name)
         ax.fill_between(steps, low, high, color=viz.COLOURS[colour], alpha=.2, lw=0)
     ax.set(xlabel="noise step k", ylabel="share of the probability", xlim=(0, 1000), ylim=(0, 1), title=title)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=9)
     return ax
 
 # %% ../nbs/workshop/shift.ipynb #dde5a4c0
