@@ -7,7 +7,9 @@ import tempfile
 
 import torch
 import torch.nn.functional as F
-from povid_nb import branches, loss, packing
+from povid_nb import branches, packing
+from povid_nb.dpo import dpo_loss
+from povid_nb.loss import povid_loss
 from povid_nb.branches import Branches
 
 from . import shapes
@@ -72,7 +74,7 @@ class Ours(Contestant):
     def loss(self):
         scores = self.model(branches=self.batch | {"form": self.form, "cached": self.cached})
         both = branches.answer_logps(scores)
-        return (loss.dpo_loss(*both, BETA) if self.form == "dpo" else loss.povid_loss(*both, self.form, BETA)).losses.mean()
+        return (dpo_loss(*both, BETA) if self.form == "dpo" else povid_loss(*both, self.form, BETA)).losses.mean()
 
 
 class OursReferenceCached(Ours):

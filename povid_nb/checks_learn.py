@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/workshop/checks_learn.ipynb #1d04b20b
+# %% ../nbs/workshop/checks_learn.ipynb #7987fd7d
 from .check import exercise as _exercise, expect as _expect
 
 def _numbers(came, n, case):
@@ -13,12 +13,13 @@ def _numbers(came, n, case):
     import torch
     assert isinstance(came, torch.Tensor), f"Case: {case}. Expected a tensor, your function returned {came!r}."
     assert tuple(came.shape) == (n,), (f"Case: {case}. Expected one value for each of {n}, so shape ({n},); "
-                                       f"the shape that came is {tuple(came.shape)}. Do not average or sum over pairs.")
+                                       f"the shape that came is {tuple(came.shape)}. "
+                                       "Do not average or sum over pairs.")
     return came.detach().double().tolist()
 
 def _close(a, b, tolerance=1e-4): return all(abs(x - y) <= tolerance * max(1, abs(y)) for x, y in zip(a, b))
 
-# %% ../nbs/workshop/checks_learn.ipynb #8f4ccbcb
+# %% ../nbs/workshop/checks_learn.ipynb #9fb5673f
 @_exercise
 def _bradley_terry(fn):
     "The negative log-probability of a preference, from two rewards"
@@ -30,13 +31,16 @@ def _bradley_terry(fn):
     assert not _close(came, (-z).sigmoid().tolist()), "this is one minus the probability; the loss is -log P"
     assert not _close(came, z.sigmoid().log().tolist()), "the minus sign is missing: a loss is smallest where P is 1"
     swapped = torch.nn.functional.softplus(z).tolist()
-    assert not _close(came, swapped), "chosen and rejected are swapped: the loss falls where the rejected reward is larger"
-    for case, a, b in zip(("0 and 0", "4 and 0", "-1 and 2", "3 and 2.5"), came, torch.nn.functional.softplus(-z).tolist()):
+    assert not _close(came, swapped), (
+        "chosen and rejected are swapped: the loss falls where the rejected reward is larger")
+    expected = torch.nn.functional.softplus(-z).tolist()
+    for case, a, b in zip(("0 and 0", "4 and 0", "-1 and 2", "3 and 2.5"), came, expected):
         _expect(f"rewards {case}", a, b, 1e-5)
     far = torch.tensor([-200.], requires_grad=True)
     loss = fn(far, torch.zeros(1))
-    assert loss.isfinite().all(), ("at a difference of -200 the loss is infinite: the sigmoid is rounded to 0 before its "
-                                   "logarithm is taken; F.logsigmoid does both at once")
+    assert loss.isfinite().all(), (
+        "at a difference of -200 the loss is infinite: the sigmoid is rounded to 0 before its logarithm is taken; "
+        "F.logsigmoid does both at once")
     _expect("rewards -200 and 0", float(loss.detach()), 200., 1e-2)
     loss.sum().backward()
     assert far.grad is not None and far.grad.isfinite().all(), "at a difference of -200 the slope is not a number"
@@ -63,7 +67,7 @@ def _best_policy(fn):
         assert torch.allclose(probs, expected, atol=1e-4), (
             f"Case: {case}. Expected {expected.tolist()}, your probabilities are {probs.tolist()}.")
 
-# %% ../nbs/workshop/checks_learn.ipynb #23fc0c6e
+# %% ../nbs/workshop/checks_learn.ipynb #8aeaf84c
 @_exercise
 def _masked_logps(fn):
     "The log-probability of each answer, from logits, ids and a mask"
@@ -81,16 +85,19 @@ def _masked_logps(fn):
     late = [sum(float(logps[r, t, ids[r, t + 1]]) for t in range(8) if mask[r, t]) for r in range(3)]
     assert not _close(came, late), ("the mask is not shifted with the ids: it marks where a token stands, "
                                     "so drop its first position, too")
-    assert not _close(came, [a / n for a, n in zip(right, (3, 7, 1))]), "this is the mean over tokens, expected the sum"
-    assert not _close(came, by_hand(1, logits.double())), "these are sums of logits; take log_softmax over the words first"
+    assert not _close(came, [a / n for a, n in zip(right, (3, 7, 1))]), (
+        "this is the mean over tokens, expected the sum")
+    assert not _close(came, by_hand(1, logits.double())), (
+        "these are sums of logits; take log_softmax over the words first")
     everything = [sum(float(logps[r, t - 1, ids[r, t]]) for t in range(1, 9)) for r in range(3)]
     assert not _close(came, everything), "the mask is not used: prompt and padding are counted, too"
     for row, n in enumerate((3, 7, 1)): _expect(f"row {row}, {n} answer tokens", came[row], right[row], 1e-3)
     hidden = logits.clone()
     hidden[0, 7, ids[0, 8]] = -torch.inf           # a token that does not count has probability 0
     came = _numbers(fn(hidden, ids, mask), 3, "a masked token of probability 0")
-    assert came[0] == came[0], ("0 times minus infinity is not a number: a token that does not count has probability 0 here, "
-                                "so fill with zero (masked_fill or where) and do not multiply by the mask")
+    assert came[0] == came[0], (
+        "0 times minus infinity is not a number: a token that does not count has probability 0 here, "
+        "so fill with zero (masked_fill or where) and do not multiply by the mask")
     _expect("row 0, with a token of probability 0 outside the mask", came[0], right[0], 1e-3)
 
 @_exercise
@@ -99,26 +106,32 @@ def _dpo(fn):
     import torch
     from povid_nb.dpo import Logps
     softplus, column = torch.nn.functional.softplus, lambda *values: torch.tensor(values)
-    policy, reference = Logps(column(-9., -30., -8.), column(-10., -25., -20.)), Logps(column(-10., -28., -9.), column(-9., -26., -12.))
+    policy = Logps(column(-9., -30., -8.), column(-10., -25., -20.))
+    reference = Logps(column(-10., -28., -9.), column(-9., -26., -12.))
     dw, dl = policy.chosen - reference.chosen, policy.rejected - reference.rejected
     for beta in (.1, .5):
         came = _numbers(fn(policy, reference, beta), 3, f"three pairs, beta {beta}")
-        wrong = {"the reference is missing: D is a difference to the reference": beta * (policy.chosen - policy.rejected),
+        sums = policy.chosen + reference.chosen - policy.rejected - reference.rejected
+        plain = policy.chosen - policy.rejected
+        wrong = {"the reference is missing: D is a difference to the reference": beta * plain,
                  "beta is missing": dw - dl,
                  "chosen and rejected are swapped": -beta * (dw - dl),
-                 "policy and reference are added": beta * (policy.chosen + reference.chosen - policy.rejected - reference.rejected),
+                 "policy and reference are added": beta * sums,
                  "the two D are added: the loss wants their difference": beta * (dw + dl),
                  "only the chosen answer counts here": beta * dw}
         for why, margin in wrong.items(): assert not _close(came, softplus(-margin).tolist()), why
-        assert not _close(came, (beta * (dw - dl)).sigmoid().tolist()), "this is the probability; the loss is -log of it"
+        assert not _close(came, (beta * (dw - dl)).sigmoid().tolist()), (
+            "this is the probability; the loss is -log of it")
         assert not _close(came, (beta * (dw - dl)).tolist()), "this is the margin; the loss is -logsigmoid of it"
         for i, expected in enumerate(softplus(-beta * (dw - dl)).tolist()):
             _expect(f"pair {i}: D of {float(dw[i]):g} and {float(dl[i]):g}, beta {beta}", came[i], expected, 1e-5)
-    _expect("policy and reference the same: log 2", _numbers(fn(policy, policy, .1), 3, "one model")[0], .6931472, 1e-5)
+    same = _numbers(fn(policy, policy, .1), 3, "one model")
+    _expect("policy and reference the same: log 2", same[0], .6931472, 1e-5)
     far = Logps(column(-5000.), column(0.))
-    assert fn(far, Logps(column(0.), column(0.)), .1).isfinite().all(), "a margin of -5000 nats gives infinity; use F.logsigmoid"
+    assert fn(far, Logps(column(0.), column(0.)), .1).isfinite().all(), (
+        "a margin of -5000 nats gives infinity; use F.logsigmoid")
 
-# %% ../nbs/workshop/checks_learn.ipynb #9ed116a4
+# %% ../nbs/workshop/checks_learn.ipynb #fa88d120
 @_exercise
 def _moved(fn):
     "The noise tokens, and where they count: where noise changed the model's choice"
@@ -129,18 +142,22 @@ def _moved(fn):
     draw = torch.Generator().manual_seed(0)
     logits = lambda ids: torch.nn.functional.one_hot(ids, 6) * 9. + torch.rand(2, 5, 6, generator=draw) - 20
     came = fn(logits(y_clean), logits(y_n), mask)
-    assert isinstance(came, tuple) and len(came) == 2, f"Expected two tensors, (y_n, where it counts); your function returned {came!r}."
+    assert isinstance(came, tuple) and len(came) == 2, (
+        f"Expected two tensors, (y_n, where it counts); your function returned {came!r}.")
     ids, kept = came
     assert isinstance(ids, torch.Tensor) and tuple(ids.shape) == (2, 5), (
         "y_n should have one token for each position, so shape (2, 5): take argmax(-1) over the words")
-    assert not torch.equal(ids, y_clean), "these are the choices with the clear picture; y_n comes from the noisy logits"
+    assert not torch.equal(ids, y_clean), (
+        "these are the choices with the clear picture; y_n comes from the noisy logits")
     assert torch.equal(ids, y_n), f"Expected y_n {y_n.tolist()}, your function returned {ids.tolist()}."
     different = y_n != y_clean
     kept = torch.as_tensor(kept).bool()
-    assert not torch.equal(kept, mask & ~different), "this is the other way round: count where noise changed the choice"
+    assert not torch.equal(kept, mask & ~different), (
+        "this is the other way round: count where noise changed the choice")
     assert not torch.equal(kept, different), "the mask is missing: padding does not count"
     assert not torch.equal(kept, mask), "all real positions count here, also those that noise did not change"
-    assert torch.equal(kept, mask & different), f"Expected {(mask & different).tolist()}, your function returned {kept.tolist()}."
+    assert torch.equal(kept, mask & different), (
+        f"Expected {(mask & different).tolist()}, your function returned {kept.tolist()}.")
 
 def _three():
     "Policy and reference for three pairs, and the three D"
@@ -196,7 +213,102 @@ def _nll_term(fn):
     import torch
     logps, lengths = torch.tensor([-6., -9., -1.]), torch.tensor([3, 2, 4])
     came = _numbers(fn(logps, lengths), 3, "three answers")
-    assert not _close(came, (logps / lengths).tolist()), "the minus sign is missing: improbable answers should cost more"
+    assert not _close(came, (logps / lengths).tolist()), (
+        "the minus sign is missing: improbable answers should cost more")
     assert not _close(came, (-logps).tolist()), "divide by the number of tokens, or long answers weigh more"
     assert not _close(came, (-logps / lengths.sum()).tolist()), "divide each answer by its own number of tokens"
-    for i, expected in enumerate((2., 4.5, .25)): _expect(f"{logps[i]:g} nats in {lengths[i]} tokens", came[i], expected)
+    for i, expected in enumerate((2., 4.5, .25)):
+        _expect(f"{logps[i]:g} nats in {lengths[i]} tokens", came[i], expected)
+
+# %% ../nbs/workshop/checks_learn.ipynb #b352ce28
+@_exercise
+def _steps(fn):
+    "The number of optimizer steps of a run"
+    cases = [((17_000, 3, 1), 51_000, "the paper's first stage"), ((120, 1, 6), 20, "no rest"),
+             ((10, 2, 4), 6, "2 pairs are left over: a third, smaller step in each epoch"),
+             ((10, 1, 2, 2), 3, "5 batches, two to a step: the last one makes a step of its own"),
+             ((100, 1, 8, 1, 4), 4, "4 processes take 32 pairs a step"),
+             ((33, 3, 2, 4, 2), 9, "9 batches on each process, 3 steps an epoch"),
+             ((0, 3, 4), 0, "no pairs, no steps")]
+    for given, expected, why in cases:
+        pairs, epochs, batch, accumulation, processes = (*given, 1, 1)[:5]
+        came = fn(*given)
+        down = epochs * (pairs // (batch * processes) // accumulation)
+        assert came == expected or came != down, f"Case: {given}, {why}. Round up: what is left over is a step, too."
+        at_end = -(-pairs * epochs // (batch * processes * accumulation))
+        assert came == expected or came != at_end, (
+            f"Case: {given}, {why}. Round up in each epoch: a batch does not hold pairs of two epochs.")
+        _expect(f"{given}: {why}", came, expected, 0)
+
+@_exercise
+def _learning_rate(fn):
+    "Linear warm-up, then half a cosine"
+    from math import cos, pi
+    for total, peak, warmup in ((20, 1e-3, 2), (100, 2., 10), (9, .5, 0)):
+        came = [fn(n, total, peak, warmup) for n in range(total + 1)]
+        assert all(isinstance(rate, (int, float)) for rate in came), (
+            f"Expected numbers, your function returned {came[0]!r}.")
+        right = [peak * n / warmup if n < warmup else peak * (1 + cos(pi * (n - warmup) / (total - warmup))) / 2
+                 for n in range(total + 1)]
+        tail = [rate / peak for rate in came[warmup:]]
+        whole = [(1 + cos(2 * pi * (n - warmup) / (total - warmup))) / 2 for n in range(warmup, total + 1)]
+        assert not _close(tail, whole), "this is a whole cosine, which rises again; half of one goes to 0"
+        early = [(1 + cos(pi * n / total)) / 2 for n in range(warmup, total + 1)]
+        assert warmup == 0 or not _close(tail, early), (
+            "the cosine should begin where the warm-up ends, not at step 0")
+        flat = [1 - (n - warmup) / (total - warmup) for n in range(warmup, total + 1)]
+        assert not _close(tail, flat), (
+            "this falls along a straight line; the cosine falls slowly, fast, slowly")
+        for n, expected in enumerate(right):
+            _expect(f"step {n} of {total}, peak {peak:g}, warm-up {warmup}", came[n], expected, 1e-6 * peak)
+
+# %% ../nbs/workshop/checks_learn.ipynb #3f04aada
+class _Toy:
+    "Stands in for a VLM: four rows of 3, 2, 4 and 3 tokens, whose log-probabilities move with one weight each"
+    def __init__(self):
+        import torch
+        self.weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.double))
+        rows = [-1., -2, -1], [-.5, -1], [-1., -1, -2, -1], [-2., -1, -1]
+        self.base = [torch.tensor(row).double() for row in rows]
+
+    def token_logps(self, batch): return tuple(row + w for row, w in zip(self.base, self.weight))
+
+@_exercise
+def _training_step(fn):
+    "One step of DPO with the NLL term"
+    import torch
+    from povid_nb.dpo import Logps
+    softplus, n = torch.nn.functional.softplus, torch.tensor([3., 2.]).double()
+    reference = Logps(torch.tensor([-4.5, -2.]).double(), torch.tensor([-4., -6.]).double())
+
+    def expected(weight, nll):
+        w = torch.tensor([-4., -1.5]) + weight[:2] * n
+        l = torch.tensor([-5., -4.]) + weight[2:] * torch.tensor([4., 3.])
+        return softplus(-.1 * (w - reference.chosen - l + reference.rejected)), -w / n * nll
+    for nll in (1., 0.):
+        toy, by_hand = _Toy(), torch.zeros(4, dtype=torch.double, requires_grad=True)
+        optimizer = torch.optim.SGD([toy.weight], lr=.1)
+        for number in (1, 2, 3):
+            came = fn(toy, {}, reference, optimizer, nll)
+            dpo, term = expected(by_hand, nll)
+            loss = (dpo + term).mean()
+            assert isinstance(came, (int, float)), (
+                f"Expected the loss as a number (loss.item()), your function returned {came!r}.")
+            value = loss.item()
+            if nll: assert not _close([came], [dpo.mean().item()]), "the NLL term is missing"
+            assert not _close([came], [(dpo + term).sum().item()]), "this is the sum over pairs, expected the mean"
+            if nll: assert not _close([came], [(dpo + term * n).mean().item()]), (
+                "the NLL term is per token: divide by the lengths of the right answers")
+            _expect(f"the loss of step {number}, nll_weight {nll:g}", came, value, 1e-6)
+            grad, = torch.autograd.grad(loss, by_hand)
+            before, by_hand = by_hand, (by_hand - .1 * grad).detach().requires_grad_()
+            there = toy.weight.detach()
+            assert not _close(there.tolist(), before.tolist(), 1e-9), (
+                f"after step {number} the weights are what they were: backward() fills gradients, "
+                "optimizer.step() uses them")
+            assert not _close(there.tolist(), (before + .1 * grad).tolist(), 1e-9), (
+                "the weights moved uphill: mind the sign")
+            assert _close(there.tolist(), by_hand.tolist(), 1e-6), (
+                f"after step {number} the weights are {there.tolist()}, expected {by_hand.tolist()}"
+                + (": gradients of earlier steps are still in there, so call optimizer.zero_grad()"
+                   if number > 1 else ""))

@@ -9,6 +9,7 @@ __all__ = ['VOCABULARY', 'RESULTS', 'inventions', 'measure', 'baseline']
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from . import chair, coco, pope, stats, world, yesno
 
 # %% ../nbs/workshop/measure.ipynb #59d9d9cb
@@ -28,7 +29,7 @@ def inventions(
     return stats.Scores("inventions", stats.bootstrap(columns, _RATES), len(scenes))
 
 def measure(
-    vlm,
+    vlm: Any,
     folder: str | Path,                      # where answers are kept
     images: Mapping,                         # id -> picture
     truths: Mapping,                         # id -> the things that are there
@@ -49,7 +50,7 @@ def measure(
                 pope=answered.scores(by="probability of yes against no", per_image=per_image))
 
 def baseline(
-    vlm,
+    vlm: Any,
     folder: str | Path,
     n: int = 500,           # scenes of each split
     part: str = "test",     # or validation

@@ -11,7 +11,7 @@ from nbdev.quarto import nbdev_docs, refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 EXPORTS = {"export", "exports", "exporti"}
-LINK = re.compile(r"(\[[^]]*\]\([^)]*\))")
+LINK = re.compile(r"(\[[^]]*\]\([^)]*\)|`(?:\w+\.)*_\w+`)")     # a link, or a private name, which has no anchor
 
 
 def defined(source):

@@ -41,11 +41,11 @@ def entry(room, name, node, said, methods=()):
     "One public function or class of a room"
     doc = (ast.get_docstring(node) or "").split("\n")[0]
     if isinstance(node, ast.FunctionDef):
-        return f"### `{name}` {{#{room}-{name.lower()}}}\n\n```python\n{signature(name, node)}\n```\n\n{doc}\n\n{parameters(node, said)}"
+        return f"### `{name}` {{#{room}-{name}}}\n\n```python\n{signature(name, node)}\n```\n\n{doc}\n\n{parameters(node, said)}"
     fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
     made = next((part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
     head = signature(name, made) if made else name
-    text = f"### `{name}` {{#{room}-{name.lower()}}}\n\n```python\nclass {head}\n```\n\n{doc}\n\n"
+    text = f"### `{name}` {{#{room}-{name}}}\n\n```python\nclass {head}\n```\n\n{doc}\n\n"
     if made: text += parameters(made, said)
     for field in fields: text += f"- `{ast.unparse(field)}`" + (f": {said[field.lineno]}" if field.lineno in said else "") + "\n"
     for part in methods:
@@ -93,7 +93,7 @@ def table():
         text = (LIBRARY/f"{name}.py").read_text(encoding="utf-8")
         tree = ast.parse(text)
         defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        link = lambda n: f"[{n}](#{name}-{n.lower()})" if n in defined else f"`{n}`"
+        link = lambda n: f"[{n}](#{name}-{n})" if n in defined else f"`{n}`"
         about = (ast.get_docstring(tree) or "").split("\n")[0]
         rows.append(f"| {FLOORS[name]} | [{name}](#{name}) | {about} | {', '.join(map(link, public(LIBRARY/f'{name}.py')))} |")
     return "\n".join(rows)

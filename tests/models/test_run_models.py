@@ -32,4 +32,4 @@ def test_a_model_that_says_nothing_is_reported_as_such(folder, monkeypatch):
     monkeypatch.setattr(VLM, "describe", lambda self, images, *others, **how: [""] * len(images) if isinstance(images, list) else "")
     page, made = whole(folder)
     assert made["base"]["counter"]["chair"]["silent"] == 1 and made["attention"] == {}
-    assert "What noise brings out" in page and "Where it looks" not in page
+    assert "What noise brings out" in page and "the untouched model&#x27;s answers have no words" in page

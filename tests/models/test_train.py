@@ -90,6 +90,17 @@ def test_plain_dpo_is_trls_after_several_steps(tmp_path):
     for mine, trls in zip(logged[:4], logged[4:]): assert mine == pytest.approx(trls, abs=2e-3)
 
 
+@pytest.mark.parametrize("form", ["dpo", "released"])
+def test_the_cached_reference_is_computed_in_the_policys_precision(tmp_path, form):
+    "Under autocast a policy that has learnt nothing equals its reference; a reference of another precision would not"
+    def first(cache):
+        trainer = PovidTrainer(fresh(std=0), config(tmp_path/f"{cache}", form=form, bf16=True, cache=cache, max_steps=1), some_pairs(4))
+        trainer.train()
+        logged = trainer.state.log_history[0]
+        return [logged[name] for name in ("rewards/chosen", "rewards/rejected")]
+    assert first(None) == first("reference") == [0, 0]
+
+
 def test_trl_formats_are_accepted_as_they_are(tmp_path):
     from datasets import Dataset
     some = some_pairs(3)

@@ -1,6 +1,8 @@
 "The checks of the lessons on learning accept right answers in several spellings, and name the mistake in wrong ones"
+import math
 import pytest, torch
 import torch.nn.functional as F
+from transformers import get_cosine_schedule_with_warmup
 from povid_nb import check
 from povid_nb.dpo import dpo_loss, ratios
 from povid_nb.loss import povid_loss
@@ -34,6 +36,29 @@ def against_noise(logps): return logps._replace(rejected=logps.noise)
 def both_down(p, r, beta): return -F.logsigmoid(beta * (D(p, r, 0) - D(p, r, 1))), -F.logsigmoid(beta * (D(p, r, 0) - D(p, r, 2)))
 
 
+def rate_by_transformers(n, total, peak, warmup):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    return peak * get_cosine_schedule_with_warmup(optimizer, warmup, total).lr_lambdas[0](n)
+
+
+def one_step(clear="last", step=True, nll=True, per_token=True, reduce=torch.mean, sign=1, number=True, swap=False):
+    "The training step, or one of its usual mistakes"
+    def training_step(vlm, batch, reference, optimizer, nll_weight=1.):
+        if clear == "first": optimizer.zero_grad()
+        rows = vlm.token_logps(batch)
+        half = len(rows) // 2
+        chosen, rejected = (torch.stack([t.sum() for t in part]) for part in (rows[:half], rows[half:]))
+        if swap: chosen, rejected = rejected, chosen
+        margin = chosen - reference.chosen - rejected + reference.rejected
+        lengths = torch.tensor([len(t) if per_token else 1 for t in rows[:half]])
+        loss = reduce(F.softplus(-.1 * margin) - (nll_weight * chosen / lengths if nll else 0))
+        (sign * loss).backward()
+        if step: optimizer.step()
+        if clear == "last": optimizer.zero_grad()
+        return loss.item() if number else loss
+    return training_step
+
+
 RIGHT = {
     "bradley_terry": [lambda w, l: -F.logsigmoid(w - l), lambda w, l: F.softplus(l - w),
                       lambda w, l: torch.logaddexp(w, l) - w],
@@ -48,6 +73,14 @@ RIGHT = {
     "povid_released": [lambda p, r, beta: (dpo_loss(p, r, beta).losses + dpo_loss(against_noise(p), against_noise(r), beta).losses) / 2,
                        lambda p, r, beta: povid_loss(p, r, "released", beta).losses],
     "nll_term": [lambda logps, n: -logps / n, lambda logps, n: logps.neg().div(n)],
+    "steps": [lambda pairs, epochs, batch, accumulation=1, processes=1:
+                  epochs * -(-(-(-pairs // (batch * processes))) // accumulation),
+              lambda pairs, epochs, batch, accumulation=1, processes=1:
+                  epochs * math.ceil(math.ceil(pairs / batch / processes) / accumulation)],
+    "learning_rate": [rate_by_transformers,
+                      lambda n, total, peak, warmup: peak * n / warmup if n < warmup
+                          else peak * math.cos(math.pi / 2 * (n - warmup) / (total - warmup))**2],
+    "training_step": [one_step(), one_step(clear="first")],
 }
 
 
@@ -99,6 +132,22 @@ WRONG = [
     ("nll_term", lambda logps, n: -logps, "number of tokens"),
     ("nll_term", lambda logps, n: -logps / n.sum(), "its own number"),
     ("nll_term", lambda logps, n: (-logps / n).mean(), "Do not average"),
+    ("steps", lambda pairs, epochs, batch, a=1, p=1: epochs * (pairs // (batch * p) // a), "Round up"),
+    ("steps", lambda pairs, epochs, batch, a=1, p=1: -(-pairs * epochs // (batch * p * a)), "in each epoch"),
+    ("steps", lambda pairs, epochs, batch, a=1, p=1: epochs * -(-pairs // batch), "two to a step"),
+    ("learning_rate", lambda n, total, peak, warmup: peak * (1 + math.cos(math.pi * n / total)) / 2, "where the warm-up ends"),
+    ("learning_rate", lambda n, total, peak, warmup: peak * n / warmup if n < warmup else peak * (1 - (n - warmup) / (total - warmup)), "straight line"),
+    ("learning_rate", lambda n, total, peak, warmup: peak * n / warmup if n < warmup
+        else peak * (1 + math.cos(2 * math.pi * (n - warmup) / (total - warmup))) / 2, "rises again"),
+    ("learning_rate", lambda n, total, peak, warmup: peak * (1 + math.cos(math.pi * (n - warmup) / (total - warmup))) / 2, "step 0 of 20"),
+    ("training_step", one_step(clear=None), "zero_grad"),
+    ("training_step", one_step(step=False), "optimizer.step()"),
+    ("training_step", one_step(nll=False), "the NLL term is missing"),
+    ("training_step", one_step(per_token=False), "per token"),
+    ("training_step", one_step(reduce=torch.sum), "the sum over pairs"),
+    ("training_step", one_step(sign=-1), "uphill"),
+    ("training_step", one_step(number=False), "as a number"),
+    ("training_step", one_step(swap=True), "the loss of step 1"),
 ]
 
 

@@ -35,10 +35,6 @@ def test_files_hold_the_sweep(tmp_path):
     assert np.allclose(kept["probs"], s.probs) and kept["words"] == s.words and kept["model"] == "m" and "torch" in kept["versions"]
     assert files["shift.png"].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
-def test_table():
-    lines = some_sweep().table((0, 999)).splitlines()
-    assert lines[0] == "| word | k = 0 | k = 999 |" and lines[2] == "| fork | 0.700 | 0.050 |"
-
 @pytest.mark.parametrize("text, steps", [("0:1000:50", list(range(0, 1000, 50))), ("900:", list(range(900, 1000))), ("0,500,999", [0, 500, 999]), ("7", [7])])
 def test_steps_in_a_text(text, steps): assert shift.parse_steps(text) == steps
 
@@ -75,11 +71,6 @@ def test_slots_of_any_scene(n):
         roles = {kind: s.share(kind) for kind in world.KINDS}
         assert [k for k, r in roles.items() if r == "true"] == [s.true]
         assert {k for k, r in roles.items() if r == "usual"} == s.usual and {k for k, r in roles.items() if r == "there"} == s.there
-
-def test_journey():
-    slot = Slot("", "", "fork", {"knife"}, {"plate"})
-    assert shift._journey(["fork", "fork", "knife", "six", "cat"], slot) == ["true", "usual", "other"]
-    assert shift._journey(["fork", "plate", "knife", "cat"], slot) == ["true", "other", "usual", "other"]
 
 # ---- The rule --------------------------------------------------------------------------------------------------------
 
