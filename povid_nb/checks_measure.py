@@ -78,7 +78,7 @@ def _paired_interval(fn):
     first = (rng.random(400) < .5).astype(int)
     came = fn(first, first)
     assert came is not None and len(came) == 2, f"Expected (low, high), your function returned {came!r}."
-    apart = "draw the picture numbers once and use them for both: each test set must hold the same pictures"
+    apart = "each test set must hold the same pictures for both: draw the picture numbers once for both"
     assert _near(float(came[0]), 0) and _near(float(came[1]), 0), f"the same outcomes twice differ by 0. {apart}"
     second = np.where(rng.random(400) < .15, 0, first)          # better on some pictures, worse on none
     low, high = map(float, fn(first, second))
