@@ -172,11 +172,10 @@ def _prompt_inputs(self: VLM, images, texts, pixels=None):
     if texts[0].startswith(self.tokenizer.bos_token or texts[0] + "?"): options["add_special_tokens"] = False
     if self.prefix_lm: texts = [t.removesuffix("\n") for t in texts]             # this processor adds it by itself
     opened = {id(image): open_image(image) for image in {id(image): image for image in images}.values()}
-
     batch = self.processor(images=[[opened[id(image)]] for image in images], text=texts, **options)
-    batch = {name: value for name, value in batch.items() if name != "labels"}
     if pixels is not None: batch["pixel_values"] = _changed(batch["pixel_values"], pixels)
-    return {k: v.to(self.device, self.dtype if v.is_floating_point() else v.dtype) for k, v in batch.items()}
+    return {k: v.to(self.device, self.dtype if v.is_floating_point() else v.dtype)
+            for k, v in batch.items() if k != "labels"}
 
 def _changed(values, pixels):
     "What the hook makes of the pixels, which must keep their shape"
