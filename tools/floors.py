@@ -83,6 +83,7 @@ FLOORS = {
     "checks_noise": 10,
     "checks_learn": 10,
     "checks_look": 10,
+    "checks_beyond": 10,
     "doctor": 9,
     "cli": 10,
 }
