@@ -258,7 +258,7 @@ def _eval(
     annotations: _option(_PATHS, "COCO JSON, or image id -> object names; may be given twice.") = None,
     questions: _option(_PATHS, "pope: questions as published; may be given several times.") = None,
     synonyms: _option(Optional[Path], "chair: a file in the original's format; left out: our own table.") = None,
-    parser: _option(Optional[str], "How answers are read: pope or vcd; llava or lenient.") = None,
+    parser: _option(Optional[str], "How answers are read: pope or vcd; llava or mmbench.") = None,
     judge: _option(Optional[str], "The judge's model, for the benchmarks that need one.") = None,
     base_url: _option(Optional[str], "The judge's server; left out: OpenAI's.") = None,
     budget: _option(Optional[float], "Dollars for the judge.") = None,
