@@ -230,7 +230,8 @@ def find_images(
     by_name = _pictures(folder)
     found = {str(i): by_name[name] for i in ids for name in (str(i), _image_id(i)) if name in by_name}
     if not found:
-        raise FileNotFoundError(f"{folder}: none of its {len(set(by_name.values()))} pictures has one of the {len(list(ids))} "
-                                f"annotated ids; expected names such as 42.jpg or COCO_val2014_000000000042.jpg")
+        files = len(set(by_name.values()))
+        raise FileNotFoundError(f"{folder}: none of its {files} pictures has one of the {len(list(ids))} annotated "
+                                f"ids; expected names such as 42.jpg or COCO_val2014_000000000042.jpg")
     chosen = sorted(found) if limit is None else random.Random(seed).sample(sorted(found), min(limit, len(found)))
     return {i: found[i] for i in chosen}
