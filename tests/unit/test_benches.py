@@ -166,8 +166,8 @@ def test_eval_compares_two_files(folder):
 
 
 def test_lmms_eval_refuses_files_of_ours(folder):
-    result = SHELL.invoke(app, ["eval", "--harness", "lmms-eval", "--bench", "pope", "--data", str(folder)])
-    assert result.exit_code == 1 and "leave out --data" in result.output
+    result = SHELL.invoke(app, ["eval", "--harness", "lmms-eval", "--bench", "pope", "--questions", str(folder/"q.json")])
+    assert result.exit_code == 1 and "leave out --questions" in result.output
 
 
 # ---- Object HalBench by hand
