@@ -381,6 +381,16 @@ def _doctor():
     from povid_nb.doctor import doctor
     for part, found, remedy in doctor():
         typer.echo(f"{'--' if remedy else 'ok'}  {part:15} {found}" + (f"  ->  {remedy}" if remedy else ""))
+    typer.echo("For a card that is not here: povid plan --model llava-1.5-7b --gpu t4")
+
+@_verb
+def _plan(
+    model: _option(str, "llava-1.5-7b, qwen2.5-vl-3b, -7b, smolvlm-256m, -500m, or a folder.") = "llava-1.5-7b",
+    gpu: _option(Literal["t4", "l4", "a100-40", "a100-80", "h100"], "The card.") = "a100-40",
+    data: _option(int, "How many pairs.") = 17_200):
+    "Whether training fits a card, with which settings, how long it takes and what it costs."
+    from povid_nb.plan import plan
+    typer.echo(plan(model, gpu, data))
 
 # %% ../nbs/workshop/cli.ipynb #e913f505
 if __name__ == "__main__" and "__file__" in globals(): app()      # and not in a notebook

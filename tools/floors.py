@@ -85,6 +85,7 @@ FLOORS = {
     "checks_look": 10,
     "checks_beyond": 10,
     "doctor": 9,
+    "plan": 9,
     "cli": 10,
 }
 
