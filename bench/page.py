@@ -27,7 +27,9 @@ def training(found):
     shapes = found["all"]
     names = {"dpo": "DPO", "released": "POVID, released form"}
     tables = [comparison(f"{shape}: {names[form]}", rows) for shape, forms in shapes.items() for form, rows in forms.items()]
-    on_gpu = [f"- {name}: {rows}" if isinstance(rows, str) else comparison(name, rows) for name, rows in found["gpu"].items()]
+    file = FOLDER/"gpu.json"
+    on_card = json.loads(file.read_text())["parts"] if file.exists() else {"`python -m bench gpu`": "not measured: no CUDA device was at hand"}
+    on_gpu = [f"- {name}: {rows}" if isinstance(rows, str) else comparison(name, rows) for name, rows in on_card.items()]
     return f"""## A step of training
 
 `python -m bench train --json bench/results/train.json` ({origin(found)}).

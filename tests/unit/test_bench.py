@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import contestants, measure, scale, shapes, train
+from bench import contestants, gpu, measure, scale, shapes, train
 
 TOY = shapes.Shape("toy", (32, 64, 3, 2), (32, 64, 2, 2), 60, 4, 3, 5, 6, 2, 4)   # 9 picture tokens, 5 of prompt, answers of 6
 
@@ -81,24 +81,25 @@ def test_exponents():
 def test_ratios_and_reasons_in_the_table():
     rows = {"trl": {"ms_per_pair": 90., "memory_mb": 50.}, "ours": {"ms_per_pair": 30., "memory_mb": 20.}, "ours_cached": "not measured: out of memory"}
     _, ours, cached = train.lines(rows)
-    assert ours[:5] == ["ours", "30.0", "3.00", "20", "0.40"] and cached[1] == "not measured: out of memory"
+    assert ours[:6] == ["ours", "30.0", "3.00", "-", "20", "0.40"] and cached[1] == "not measured: out of memory"
 
 
-def test_without_a_gpu_the_gpu_rows_say_so(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    found = train.gpu(1)
-    assert len(found) == 3 and all("not measured: no CUDA device" in row for row in found.values())
+def test_the_day_of_the_gpu_is_rehearsed_here(tmp_path):
+    "Every part of `bench gpu`, at a tiny size on the CPU: each is kept as it ends, contestants agree, reasons are said"
+    kept = []
+    found = gpu.measured(quick=True, rounds=1, device="cpu", keep=lambda found: kept.append(dict(found["parts"])))
+    assert [len(parts) for parts in kept] == list(range(1, 7)) and list(found["parts"]) == [f"tiny, {card}, {how}, {form}" for card, how, form in gpu.parts(True)]
+    for rows in found["parts"].values():
+        if isinstance(rows, str): assert "bitsandbytes is not installed" in rows or "in 4 bits on a CPU" in rows
+        else: assert "trl" in rows and all(row["loss_difference"] < 1e-5 and row["memory_mb"] > 0 and row["share_of_matrix_rate"] > 0 for row in rows.values())
+    assert {card for card, how, form in gpu.parts(False)} == set(gpu.CARDS) and len(gpu.parts(False)) == 24
+    assert set(gpu.measured(quick=True, rounds=1, device="cpu", minutes=-1)["parts"].values()) == {"not measured: out of time"}
 
 
-def test_the_gpu_part_runs_on_a_small_shape(monkeypatch):
-    "Its logic, on the CPU: there is no GPU in the tests"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    compare = train.compare
-    monkeypatch.setattr(train, "compare", lambda shape, form, rounds, **options: compare(shape, form, rounds, whole=False, **options | {"device": "cpu"}))
-    found = train.gpu(1, TOY)
-    assert [name.removeprefix("toy, ") for name in found][:4] == ["bf16, dpo", "bf16, released", "bf16 with gradient checkpointing, dpo", "bf16 with gradient checkpointing, released"]
-    for rows in list(found.values())[:4]:
-        for row in rows.values(): assert row["loss_difference"] < .02
+def test_ratios_are_of_each_round():
+    "A neighbour that slows two rounds of three slows both contestants: medians of times would hide the ratio, medians of ratios do not"
+    found = train.against([2., 20., 200.], [1., 10., 100.])
+    assert found["ratio"] == 2 and found["ratio_middle_half"] == [2, 2] and train.against(None, [1.]) == {}
 
 
 def test_the_kept_results_are_whole():
@@ -113,4 +114,4 @@ def test_the_kept_results_are_whole():
 
 def test_it_says_how_it_is_called():
     out = subprocess.run([sys.executable, "-m", "bench", "--help"], capture_output=True, text=True, cwd=Path(train.__file__).parents[1])
-    assert out.returncode == 0 and "train" in out.stdout and "scale" in out.stdout
+    assert out.returncode == 0 and all(verb in out.stdout for verb in ("train", "scale", "gpu", "rehearse"))
