@@ -283,6 +283,7 @@ def report_pairs(
     import matplotlib.pyplot as plt
     path = Path(path)
     file = path/"pairs.jsonl" if path.is_dir() else path
+    if not file.is_file(): raise FileNotFoundError(f"no file {file}; expected pairs as .json or .jsonl")
     some = list(load(file, images=images))
     figures = {name: _in_words(value) for name, value in pair_figures(some).items()}
     kinds = sorted({p.kind for p in some})

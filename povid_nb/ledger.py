@@ -62,7 +62,7 @@ class Ledger:
                     self.read += 1
                 self.read += len(line)
                 try: self._note(json.loads(line))
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError): pass    # not a record
+                except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError): pass    # not a record
 
     def add(self, event: str, **fields):
         "Write one line, and return when it is on the disk"
@@ -105,17 +105,19 @@ class Ledger:
         "Take one line into account"
         event, id = record["event"], record.get("id")
         if event == "ask":
-            times = self.sent.get(id, (0,))[0] + 1
-            worst, when = float(record.get("worst", 0)), datetime.fromisoformat(record["time"]).timestamp()
+            times, worst = self.sent.get(id, (0,))[0] + 1, max(0., float(record.get("worst", 0)))
+            when = datetime.fromisoformat(record["time"]).timestamp()
             self.sent[id] = times, worst, when
             self.in_doubt += worst
         elif event == "fault" and record.get("free"): self._resolved(id)
         elif event == "answer":
-            cost = float(record["cost"])
-            if not isinstance(record["text"], str) or not math.isfinite(cost) or cost < 0: raise ValueError("damaged")
+            cost, worst = float(record["cost"]), float(record.get("worst") or 0)
+            texts = [record["text"], *(record.get(name) or "" for name in ("refusal", "finish", "raw"))]
+            if not math.isfinite(cost) or cost < 0 or not all(isinstance(text, str) for text in texts):
+                raise ValueError("damaged")
             self.spent += cost
             self.answers.setdefault(id, record)
-            if record.get("worst"): self.overrun = max(self.overrun, cost / record["worst"])
+            if worst > 0: self.overrun = max(self.overrun, cost / worst)
             self._resolved(id)
         elif event == "batch-sent":
             self.batches[record["tag"]] = {"ids": dict(record["ids"]), "worst": float(record["worst"])}

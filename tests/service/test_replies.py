@@ -1,9 +1,10 @@
 "Replies of every shape, through the client and the Batch API: paid once, kept, and answered with one line"
 import email.utils, json, time
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 from povid_nb.batch import Batches
 from povid_nb.client import Client
-from server import serving
+from server import KEY, serving
 from test_client import client, events, finish, key, questions      # noqa: F401 (key is a fixture)
 
 
@@ -247,3 +248,42 @@ def test_the_short_keys_of_local_servers_break_nothing(short, tmp_path, monkeypa
     with serving() as service:
         assert [o.value.text for o in client(service, tmp_path).ask(questions(3))] == ["fine"] * 3
         assert [(o.value.text, o.cached) for o in client(service, tmp_path).ask(questions(3))] == [("fine", True)] * 3
+
+
+# ---- A damaged ledger ------------------------------------------------------------------------------------------------
+
+json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4), lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2), max_leaves=4)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    "The lines of a ledger with answers, a refusal, an odd reply and a batch, and the questions"
+    folder = tmp_path_factory.mktemp("sound")
+    with pytest.MonkeyPatch.context() as patch, serving() as service:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        client(service, folder).ask(questions(2))
+        service.reshape = lambda reply: reply | {"choices": []}
+        client(service, folder).ask(questions(3))
+        service.reshape, service.rates = lambda reply: reply, {"refusal": 1.}
+        client(service, folder).ask(questions(4))
+        Batches(client(service, folder)).submit(questions(6))
+    return (folder/"ledger.jsonl").read_text().splitlines()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_a_damaged_ledger_costs_what_is_damaged(sound, tmp_path, data):
+    "A field of a line replaced by anything, or bytes of it: the other lines count, and every question has an outcome"
+    lines = list(sound)
+    at = data.draw(st.integers(0, len(lines) - 1))
+    if data.draw(st.booleans()):
+        row = json.loads(lines[at])
+        row[data.draw(st.sampled_from(sorted(row)))] = data.draw(json_values)
+        lines[at] = json.dumps(row)
+    else: lines[at] = lines[at][:data.draw(st.integers(0, 40))] + data.draw(st.sampled_from(['"', "{", "\\", "7", ""])) + lines[at][data.draw(st.integers(0, 80)):]
+    path = tmp_path/f"{data.draw(st.uuids())}.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    asking = Client("gpt-4o-mini", path, base_url="http://127.0.0.1:1/v1", budget=1)
+    outcomes = asking.ask(questions(7), send=False)
+    assert [o.key for o in outcomes] == [f"q{i}" for i in range(7)] and all(isinstance(o.reason, str) and isinstance(o.text, str) for o in outcomes)
+    assert [o.status for o in outcomes].count("ok") >= 1 and 0 <= asking.ledger.spent < float("inf") and asking.ledger.in_doubt >= 0
