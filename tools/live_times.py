@@ -8,7 +8,7 @@ Chromium used, all its processes together, stands beside each.
 import json, os, platform, shutil, statistics, sys, time
 import psutil
 from povid_nb import stats
-from povid_nb.serve import serve
+from povid_nb.serve import _start
 from tools.live import OUT, ROOT
 
 RESULT, SHOTS = ROOT/"bench"/"results"/"live-times.json", ROOT/"runs"/"live"
@@ -71,7 +71,7 @@ def main():
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not chromium: sys.exit("Chromium was not found")
     if not (OUT/"live.html").exists(): sys.exit(f"{OUT} has no page: run `make live` first")
-    server = serve({"": OUT})
+    server = _start({"": OUT})
     address = f"http://127.0.0.1:{server.server_port}/live.html"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--disable-dev-shm-usage", *["--no-sandbox"] * (os.geteuid() == 0)])

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 import pytest
 from povid_nb import world
-from povid_nb.serve import serve
+from povid_nb.serve import _start
 from povid_nb.vlm import VLM
 
 BUILT = Path(__file__).parents[2]/"build"/"live"
@@ -15,7 +15,7 @@ WAIT = 120_000
 
 @pytest.fixture(scope="module")
 def address():
-    server = serve({"": BUILT})
+    server = _start({"": BUILT})
     yield f"http://127.0.0.1:{server.server_port}/live.html"
     server.shutdown()
 
