@@ -8,23 +8,6 @@ __all__ = []
 # %% ../nbs/workshop/checks_course.ipynb #30a2604d
 from .check import exercise as _exercise, expect as _expect
 
-# %% ../nbs/workshop/checks_course.ipynb #9123a77a
-@_exercise
-def _changed(fn):
-    "The share of words that changed, by word-level edit distance"
-    cases = {("a red cup", "a red cup"): 0, ("a red cup", "a blue cup"): 1 / 3, ("a red cup", "a cup"): 1 / 3,
-             ("a cup", "a big red cup"): 2 / 4, ("red cup left", "left red cup"): 2 / 3, ("one two", "three four"): 1,
-             ("a b c d", "b c d e"): 2 / 4, ("dog", "a dog and a ball"): 4 / 5}
-    for (a, b), expected in cases.items():
-        for texts in ((a, b), (b, a)): _expect(f"{texts[0]!r} and {texts[1]!r}", fn(*texts), expected)
-
-@_exercise
-def _effective(fn):
-    "The effective number of kinds in a mix"
-    cases = {(5, 5, 5, 5): 4, (7,): 1, (1000, 0, 0): 1, (3, 1): 2 ** (2 - .75 * 1.584962500721156),
-             (1, 1, 2): 2 ** 1.5, (): 0, (0, 0): 0}
-    for counts, expected in cases.items(): _expect(f"counts {list(counts)}", fn(list(counts)), expected)
-
 # %% ../nbs/workshop/checks_course.ipynb #691cd406
 @_exercise
 def _image_share(fn):
