@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from .procs import write_json
 
-_CHECKS = ("checks_start", "checks_course", "checks_measure", "checks_noise", "checks_learn", "checks_beyond")   # of lessons
+_CHECKS = ("checks_start", "checks_course", "checks_measure", "checks_noise", "checks_learn",
+           "checks_real", "checks_beyond")
 _ATTEMPTS = {}                 # exercise -> the function that tries a solution
 
 def exercise(attempt: Callable) -> Callable:
