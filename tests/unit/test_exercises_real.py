@@ -93,7 +93,7 @@ def test_each_exercise_has_three_wrong_answers_and_two_right_ones():
 
 @pytest.mark.parametrize("kind, model", [("smolvlm", "Idefics3"), ("qwen", "Qwen2_5_VL"), ("llava", "Llava")])
 def test_a_stand_in_has_the_real_class_and_is_the_same_for_a_seed(kind, model):
-    one, two, three = standin.stand_in(kind), standin.stand_in(kind), standin.stand_in(kind, seed=1)
+    one, two, three = standin._stand_in(kind), standin._stand_in(kind), standin._stand_in(kind, seed=1)
     assert type(one.base).__name__ == f"{model}ForConditionalGeneration"
     weights = lambda vlm: next(p for n, p in vlm.model.named_parameters() if "q_proj" in n)
     assert weights(one).equal(weights(two)) and not weights(one).equal(weights(three))
@@ -115,6 +115,6 @@ def test_a_chosen_model_comes_before_a_stand_in(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["smolvlm", "qwen", "llava"])
 def test_the_library_puts_adapters_where_the_exercise_does(kind):
-    vlm = standin.stand_in(kind)
+    vlm = standin._stand_in(kind)
     linear = [n for n, m in vlm.base.named_modules() if type(m).__name__ == "Linear"]
     assert [n for n in linear if re.fullmatch(stages.adapter_targets(vlm), n)] == inside(linear, vlm.paths()["language_model"])
