@@ -8,6 +8,7 @@ from pathlib import Path
 FLOORS = {
     # 0: processes and files, pictures, numbers
     "procs": 0,
+    "serve": 0,
     # 1: no model is known here
     "pictures": 1,
     "answers": 1,
@@ -47,6 +48,7 @@ FLOORS = {
     "words": 5,
     "judge": 5,
     "choice": 5,
+    "standin": 6,
     "objhal": 6,
     "hallusion": 6,
     "published": 7,
@@ -83,6 +85,7 @@ FLOORS = {
     "checks_learn": 10,
     "checks_look": 10,
     "checks_beyond": 10,
+    "checks_real": 10,
     "doctor": 9,
     "cli": 10,
 }
