@@ -8,6 +8,7 @@ from pathlib import Path
 FLOORS = {
     # 0: processes and files, pictures, numbers
     "procs": 0,
+    "serve": 0,
     # 1: no model is known here
     "pictures": 1,
     "answers": 1,
@@ -47,6 +48,7 @@ FLOORS = {
     "words": 5,
     "judge": 5,
     "choice": 5,
+    "standin": 6,
     "objhal": 6,
     "hallusion": 6,
     "published": 7,
@@ -77,16 +79,18 @@ FLOORS = {
     "run": 9,
     "trials": 9,
     "check": 9,
-    "checks_course": 10,
     "checks_start": 10,
     "checks_measure": 10,
     "checks_noise": 10,
     "checks_learn": 10,
     "checks_look": 10,
     "checks_beyond": 10,
+    "checks_real": 10,
     "doctor": 9,
     "plan": 9,
     "cli": 10,
+    "shell": 9,
+    "demo": 11,
 }
 
 LIBRARY = Path(__file__).parents[1]/"povid_nb"
