@@ -27,10 +27,11 @@ class _Model:
 
     def chosen(self, items):
         "The items of at most `limit` pictures, chosen by the seed"
-        pictures = sorted({str(i["image"]) for i in items})
+        picture = lambda i: str(i.get("key", i["image"]))
+        pictures = sorted({picture(i) for i in items})
         if self.limit is None or self.limit >= len(pictures): return items
         kept = set(random.Random(self.seed).sample(pictures, self.limit))
-        return [i for i in items if str(i["image"]) in kept]
+        return [i for i in items if picture(i) in kept]
 
     def protocol(self):
         return _model_of(self.vlm) | dict(decoding=self.decoding or "greedy", seed=self.seed, limit=self.limit)
@@ -85,7 +86,7 @@ def evaluate(
             model = _Model(vlm, Path(out), limit, seed, decoding or {})
             (items, said), how = bench.ask(model), model.protocol()
         for tally in bench.score(items, said):
-            tally.protocol |= how
+            tally.protocol |= how | ({"warnings": list(bench.warnings)} if bench.warnings else {})
             found[tally.bench] = tally
         for file, rows in bench.original(items, said).items() if save_answers else ():
             _write(Path(out)/"original"/file, rows)

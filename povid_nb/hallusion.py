@@ -7,6 +7,9 @@ __all__ = ['score_figures']
 
 # %% ../nbs/workshop/hallusion.ipynb #e85067e7
 import re
+from typing import Annotated
+from pydantic import BeforeValidator
+from .read import Schema, _Id, _Text
 from .stats import Tally, ratio
 
 # %% ../nbs/workshop/hallusion.ipynb #39360900
@@ -14,6 +17,25 @@ _MEASURES = dict(
     all=lambda s: ratio(s.right, s.n), figure=lambda s: ratio(s.figure_right, s.figure_n),
     question=lambda s: ratio(s.question_right, s.question_n), yes_ratio=lambda s: ratio(s.yes, s.n),
     unread=lambda s: ratio(s.unread, s.n), words=lambda s: ratio(s.words, s.n))
+
+def _as_digit(value):
+    if str(value) in ("0", "1"): return str(value)
+    raise ValueError(f"expected 0 or 1, found {value!r}"[:80])
+
+_YesOrNo = Annotated[str, BeforeValidator(_as_digit)]
+
+class _Question(Schema):
+    category: _Text
+    subcategory: _Text
+    set_id: _Id
+    figure_id: _Id
+    question_id: _Id
+    visual_input: _Id
+    question: _Text
+    gt_answer: _YesOrNo | None = None     # the published samples of results leave it out
+    filename: _Text | None = None
+    model_prediction: _Text | None = None
+    def identity(self): return self.category, self.subcategory, self.set_id, self.figure_id, self.question_id
 
 def _row(r):
     "The counts of one answer"

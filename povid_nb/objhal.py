@@ -8,8 +8,11 @@ __all__ = ['score_objects']
 # %% ../nbs/workshop/objhal.ipynb #80ae5461
 import json, re
 from typing import Any
+from pydantic import AliasChoices, Field
+from .choice import _in_base64
 from .coco import Vocabulary
 from .judge import _fill, _protocol, grade
+from .read import Schema, _ImageId, _Text
 from .stats import Tally, ratio
 
 # %% ../nbs/workshop/objhal.ipynb #170363de
@@ -25,6 +28,17 @@ _MEASURES = dict(
     recall=lambda s: ratio(s.found, s.there), words=lambda s: ratio(s.words, s.n),
     unread=lambda s: ratio(s.unread, s.n))
 
+class _Prompt(Schema):
+    key = "image_id"
+    image_id: _ImageId = Field(validation_alias=AliasChoices("image_id", "image"))
+    question: _Text = Field(validation_alias=AliasChoices("question", "prompt"))
+    def identity(self): return self.image_id
+
+    def picture(self):
+        "The picture inside the row, in base64; None where there is none"
+        inside = (self.model_extra or {}).get("image")
+        return _in_base64(inside) if isinstance(inside, str) and len(inside) > 200 else None
+
 def _objects(text):
     "The last JSON list of strings in a reply, or None"
     for found in reversed(re.findall(r"\[[^\[\]]*\]", text)):
@@ -33,8 +47,8 @@ def _objects(text):
         if all(isinstance(v, str) for v in value): return value
     return None
 
-_NOT_NOUNS = set("a an the this that some any another one two three four five several many few other and or of with in on "
-                 "at by near black white red blue green yellow brown gray grey pink purple small large big little "
+_NOT_NOUNS = set("a an the this that some any another one two three four five several many few other and or of with "
+                 "in on at by near black white red blue green yellow brown gray grey pink purple small large big little "
                  "tiny huge tall short long old young new open closed empty full bright dark colorful wooden".split())
 
 def _terms(objects, vocabulary):
