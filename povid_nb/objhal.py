@@ -48,8 +48,9 @@ def _objects(text):
     return None
 
 _NOT_NOUNS = set("a an the this that some any another one two three four five several many few other and or of with "
-                 "in on at by near black white red blue green yellow brown gray grey pink purple small large big little "
-                 "tiny huge tall short long old young new open closed empty full bright dark colorful wooden".split())
+                 "in on at by near black white red blue green yellow brown gray grey pink purple small large big "
+                 "little tiny huge tall short long old young new open closed empty full bright dark colorful "
+                 "wooden".split())
 
 def _terms(objects, vocabulary):
     "The vocabulary's terms that the listed objects are: two words if they hold two, else each noun phrase as a whole"
