@@ -47,7 +47,8 @@ AttentionMaskInterface.register(_NAME, eager_mask)
 @contextmanager
 def _switched(base):
     "A context in which all parts of a model use the function above"
-    configs = {"": base.config} | {name: getattr(base.config, name) for name in base.config.sub_configs}
+    configs = {name: getattr(base.config, name) for name in base.config.sub_configs}   # no audio: None
+    configs = {"": base.config} | {name: config for name, config in configs.items() if config is not None}
     before = {name: config._attn_implementation for name, config in configs.items()}
     _USUAL.update({id(configs[name]): own for name, own in before.items()})
     base.set_attn_implementation(_NAME)
