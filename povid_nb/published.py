@@ -129,7 +129,8 @@ class _Pope(_Bench):
         else:
             truths = coco.read_truths(*_listed(annotations), vocabulary=coco.coco_vocabulary(synonyms))
             there = coco.find_images(images, truths) if images else truths
-            self.questions = pope.build_questions({i: truths[i] for i in there}, seed=seed, rule=rule)
+            listed = {i: list(truths.listed.get(i, ())) for i in truths if i in there}     # the order counts
+            self.questions = pope.build_questions(listed, seed=seed, rule=rule)
 
     def items(self):
         found = self.scenes or {i: self.picture(i) for i in dict.fromkeys(q["image"] for q in self.questions)}
