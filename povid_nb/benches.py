@@ -47,12 +47,15 @@ class _Model:
 # %% ../nbs/workshop/benches.ipynb #f09d4725
 BENCHES = tuple(_BENCHES)
 
+_ON_THE_LINE = {"client": "a judge (--judge MODEL; client=Client(...))"}
+
 def _checked(names, given):
     "Refuse unknown benches, options that none of them takes, and a bench without what it needs"
     takes = {name: inspect.signature(_BENCHES[name].__init__).parameters for name in names if name in _BENCHES}
     for name in names:
         if name not in _BENCHES: raise ValueError(f"unknown bench {name!r}; expected {', '.join(BENCHES)}")
         needed = [k for k, p in takes[name].items() if p.default is p.empty and k not in ("self", *given)]
+        needed = [_ON_THE_LINE.get(k, f"{k} (--{k})") for k in needed]
         if needed: raise ValueError(f"{name} needs {' and '.join(needed)}")
     if unknown := given.keys() - {option for options in takes.values() for option in options}:
         raise ValueError(f"{' and '.join(names)} take{'s'*(len(names) == 1)} no {' and no '.join(sorted(unknown))}")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 from pydantic import AliasChoices, Field
 from . import amber, chair, choice, coco, judge, pope, world, yesno
-from .hallusion import _Question, score_figures
-from .objhal import _Prompt, score_objects
+from .hallusion import _Question, _score_figures
+from .objhal import _Prompt, _score_objects
 from .read import Schema, _decoded, _Id, _image_id, _Text, read_json, read_rows
 from .stats import Tally
 
@@ -49,6 +49,8 @@ class _Bench:
         if lost := [i["id"] for i in items if i["id"] not in said]:
             raise ValueError(f"{_names(answers)}: {len(lost)} of {len(items)} questions have no answer "
                              f"(the first is {lost[0]})")
+        if all(said[i["id"]] in (i.get("text"), i.get("reference")) for i in items):
+            raise ValueError(f"{_names(answers)}: every reply is the published question or answer, not a model's")
         if more := len(said) - len({i["id"] for i in items}):
             self.warnings = (*self.warnings, f"{more} answers belong to no question")
         return items, said
@@ -243,7 +245,7 @@ class _ObjHal(_Bench):
 
     def score(self, items, said):
         rows = [(i["id"], i["text"], said[i["id"]]) for i in items]
-        return [score_objects(self.client, rows, self.truths, self.vocabulary)]
+        return [_score_objects(self.client, rows, self.truths, self.vocabulary)]
 
     def original(self, items, said):
         return {"objhal.jsonl": [dict(image_id=i["id"], question=i["text"], answer=said[i["id"]]) for i in items]}
@@ -286,7 +288,8 @@ class _MMVet(_Bench):
 
     def items(self):
         image = lambda i, q: self.picture(q.get("imagename", f"{i}.png"))
-        return [dict(id=i, image=image(i, q), text=q["question"]) for i, q in self.questions.items()]
+        item = lambda i, q: dict(id=i, image=image(i, q), text=q["question"], reference=q["answer"])
+        return [item(i, q) for i, q in self.questions.items()]
 
     def score(self, items, said):
         ids = [i["id"] for i in items]
@@ -379,7 +382,7 @@ class _HallusionBench(_Bench):
         return self.all_there(items, {i: r.model_prediction for i, r in said.items()}, answers)
 
     def score(self, items, said):
-        return [score_figures([i["row"].model_dump() | {"answer": said[i["id"]]} for i in items])]
+        return [_score_figures([i["row"].model_dump() | {"answer": said[i["id"]]} for i in items])]
 
     def original(self, items, said):
         row = lambda i: i["row"].model_dump(exclude_none=True) | {"model_prediction": said[i["id"]]}

@@ -7,7 +7,7 @@ from povid_nb import benches, coco, published
 from povid_nb.benches import BENCHES, evaluate
 from povid_nb.cli import app
 from povid_nb.client import Outcome
-from povid_nb.objhal import _objects, score_objects
+from povid_nb.objhal import _objects, _score_objects
 
 
 class Model:
@@ -195,8 +195,14 @@ def test_a_wrong_file_of_any_bench_is_refused_in_one_line_or_changes_nothing(nam
     assert count > 50
 
 
+@pytest.mark.parametrize("name, file", [("pope", lambda files: files["questions"]), ("mmvet", lambda files: files["data"]), ("llava-bench", lambda files: files["data"]/"questions.jsonl")])
+def test_the_published_file_is_not_taken_for_answers(name, file, all_files):
+    files, _ = clean(name, all_files)
+    with pytest.raises(ValueError, match="every (reply is the published question or answer|answer is the text of its question)"): evaluate(name, answers=file(files), **files)
+
+
 @pytest.mark.parametrize("how, says", [
-    (dict(benches="chairs"), "unknown bench 'chairs'; expected chair, pope, amber"), (dict(benches="amber"), "amber needs data"), (dict(benches="mmhal"), "mmhal needs client"),
+    (dict(benches="chairs"), "unknown bench 'chairs'; expected chair, pope, amber"), (dict(benches="amber"), "amber needs data"), (dict(benches="mmhal"), r"mmhal needs a judge \(--judge MODEL"),
     (dict(benches="chair", questions="q"), "chair takes no questions"), (dict(benches="chair,pope", answers="a"), "name one at a time"), (dict(benches="chair", answers="a", limit=3), "belong to a model that answers"),
     (dict(benches="pope", answers="a", vlm=Model()), "belong to a model that answers"), (dict(benches="sqa", data="nowhere"), "nowhere"), (dict(benches="chair", images="x"), "chair needs annotations")])
 def test_what_does_not_fit_is_refused_in_one_line(how, says):
@@ -249,5 +255,5 @@ def test_object_halbench_by_hand():
     class Lister(Judge):
         def ask(self, requests): return [Outcome(r.key, "ok", lists[r.key]) for r in requests]
     truths = {"1": {"person", "dining table"}, "2": {"dog"}, "3": {"kite"}, "4": {"cat"}, "5": {"cat"}}
-    t = score_objects(Lister(None), rows, truths, coco.coco_vocabulary(rule="english"))
+    t = _score_objects(Lister(None), rows, truths, coco.coco_vocabulary(rule="english"))
     assert (t.response, t.mention, t.recall) == (1/2, 1/4, 3/6) and t.unread == 1/5     # 1 of the two that name something; the glass of four
