@@ -20,27 +20,29 @@ WIDE = """() => { const limit = document.documentElement.clientWidth, wide = [..
   for (let up = el.parentElement; up && up !== document.body; up = up.parentElement) if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(up).overflowX)) return false;
   return true; });
   return [document.documentElement.scrollWidth - limit, wide.slice(0, 3).map(el => el.tagName.toLowerCase() + (el.className && typeof el.className === 'string' ? '.' + el.className.split(' ')[0] : ''))]; }"""
-FINDINGS = "() => axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 160)]))"
+FINDINGS = "only => axe.run(document, {resultTypes: ['violations'], ...only}).then(r => r.violations.filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 160)]))"
 
 
 def look(browser, address, names):
-    "{page: what is wrong with it}, for each size and scheme"
+    "{page: what is wrong with it}, for each size and scheme; each page is loaded once"
     found = {name: {} for name in names}
-    for size, viewport in SIZES.items():
+    tab = browser.new_page()
+    tab.route("**/*", lambda route: route.continue_() if route.request.url.startswith(("http://127.0.0.1", "data:", "blob:")) else route.abort())
+    for name in names:
+        tab.goto(f"{address}/{name}", wait_until="load", timeout=120_000)
+        if name != "live.html":
+            tab.add_style_tag(path=ROOT/"nbs"/"styles.css")
+            tab.add_style_tag(content=":root {color-scheme: light dark} html, body {max-width: 60rem; padding: 0 12px; box-sizing: border-box}")
+        tab.add_script_tag(path=AXE)
         for scheme in ("light", "dark"):
-            tab = browser.new_page(viewport=viewport, color_scheme=scheme)
-            tab.route("**/*", lambda route: route.continue_() if route.request.url.startswith(("http://127.0.0.1", "data:", "blob:")) else route.abort())
-            for name in names:
-                tab.goto(f"{address}/{name}", wait_until="load", timeout=120_000)
-                if name != "live.html":
-                    tab.add_style_tag(path=ROOT/"nbs"/"styles.css")
-                    tab.add_style_tag(content=":root {color-scheme: light dark} html, body {max-width: 60rem; padding: 0 12px; box-sizing: border-box}")
+            tab.emulate_media(color_scheme=scheme)
+            for size, viewport in SIZES.items():
+                tab.set_viewport_size(viewport)
                 over, which = tab.evaluate(WIDE)
                 if over > 0: found[name][f"{size} {scheme}: pushed sideways by {over} px"] = which
-                if size == "phone" or scheme == "light":
-                    tab.add_script_tag(path=AXE)
-                    for rule, count, example in tab.evaluate(FINDINGS): found[name].setdefault(f"axe: {rule}", [count, example])
-            tab.close()
+            only = {} if scheme == "light" else {"runOnly": ["color-contrast"]}
+            print(".", end="", flush=True)
+            for rule, count, example in tab.evaluate(FINDINGS, only): found[name].setdefault(f"axe: {rule}", [count, example])
     return found
 
 
