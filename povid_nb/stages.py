@@ -196,6 +196,7 @@ def _run_stage(vlm, data, n, lora, args, base, first, between, eval_data, callba
         raise KeyboardInterrupt(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
                                 "the same call goes on from there")
     trainer.save_adapter(folder, record)
+    barrier()                                 # the next stage reads what the first process wrote
     vlm.model = vlm.model.eval()
 
 _CARD = """---

@@ -57,6 +57,20 @@ def test_both_stages_with_the_model_cut_up_by_fsdp2_compute_what_one_process_doe
     assert all(torch.allclose(one[k], two[k], atol=1e-5) for k in one)
 
 
+def test_both_stages_on_two_processes_that_stop_and_go_on_compute_what_one_process_does(tmp_path):
+    import tiny_models
+    base = tiny_models.save("llava", tmp_path/"base")
+    run(sys.executable, WORK, "whole", base, tmp_path/"whole", "stack", 4)
+    two = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29523, WORK, "halves", base, tmp_path/"two", "stack", 2)
+    run(*two)
+    assert (tmp_path/"two"/"stage2"/"checkpoint-1").is_dir() and not (tmp_path/"two"/"adapter").exists(), "it was left in the middle of stage 2"
+    run(*two)
+    assert json.loads((tmp_path/"two"/"seen.json").read_text()) == {"world": 2, "resumed": True}
+    one, two = (load_file(tmp_path/n/"adapter"/"adapter_model.safetensors") for n in ("whole", "two"))
+    assert one.keys() == two.keys() and all(torch.allclose(one[k], two[k], atol=1e-5) for k in one)
+    assert max(v.abs().max() for k, v in one.items() if "lora_B" in k) > 1e-4, "nothing was learnt, so nothing was shown"
+
+
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed"])
 def test_the_shipped_launch_settings_are_read_by_accelerate(name):
     from accelerate.commands.config.config_args import load_config_from_file

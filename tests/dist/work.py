@@ -4,6 +4,7 @@
     torchrun --nproc_per_node N work.py share FOLDER BATCH   train on N processes with BATCH pairs each
     torchrun --nproc_per_node N work.py cut BASE FOLDER BETWEEN BATCH   both stages, the model of BASE cut up by FSDP2
     python work.py whole BASE FOLDER BETWEEN BATCH           the same in one process, the model whole
+    torchrun --nproc_per_node N work.py halves BASE FOLDER BETWEEN BATCH   the same under DDP, which ends after the first save of stage 2; called again, it goes on
 """
 import json, os, random, signal, sys
 from pathlib import Path
@@ -90,12 +91,26 @@ def share(folder, batch):
     os._exit(0)   # an ordinary exit of a gloo process is aborted now and then, after all work is done
 
 
-def whole(base, folder, between, batch):
+def whole(base, folder, between, batch, **more):
     "Both stages in a few steps of plain gradient descent, whose losses are kept in the folder"
     vlm = stages.train(tiny_models.load("llava", base), some_pairs(8), folder, between=between, stage1=dict(num_train_epochs=1), stage2=dict(form="released"),
-                       rank=3, batch_size=int(batch), learning_rate=1e-2, optim="sgd", train_sampling_strategy="sequential", use_cpu=True, disable_tqdm=True, logging_steps=1)
+                       rank=3, batch_size=int(batch), learning_rate=1e-2, optim="sgd", train_sampling_strategy="sequential", use_cpu=True, disable_tqdm=True, logging_steps=1, **more)
     pair = some_pairs(1)[0]
     return vlm.score(pair.image, pair.prompt, pair.chosen).logps
+
+
+def halves(base, folder, between, batch):
+    "Two processes that are both gone after the first save of stage 2, unless that save is there already"
+    class Leave(TrainerCallback):
+        def on_save(self, args, state, control, **others):
+            if args.output_dir.endswith("stage2") and state.global_step == 1:
+                torch.distributed.barrier()
+                os._exit(0)
+    resumed = (Path(folder)/"stage2"/"checkpoint-1").exists()
+    whole(base, folder, between, batch, save_steps=1, callbacks=[Leave()])
+    if procs.is_main(): (Path(folder)/"seen.json").write_text(json.dumps({"world": procs.world_size(), "resumed": resumed}))
+    torch.distributed.barrier()
+    os._exit(0)
 
 
 def cut(base, folder, between, batch):
@@ -122,4 +137,4 @@ def cut(base, folder, between, batch):
     os._exit(0)
 
 
-if __name__ == "__main__": {"kill": kill, "share": share, "cut": cut, "whole": whole}[sys.argv[1]](*sys.argv[2:])
+if __name__ == "__main__": {"kill": kill, "share": share, "cut": cut, "whole": whole, "halves": halves}[sys.argv[1]](*sys.argv[2:])

@@ -114,4 +114,4 @@ def test_the_kept_results_are_whole():
 
 def test_it_says_how_it_is_called():
     out = subprocess.run([sys.executable, "-m", "bench", "--help"], capture_output=True, text=True, cwd=Path(train.__file__).parents[1])
-    assert out.returncode == 0 and all(verb in out.stdout for verb in ("train", "scale", "gpu", "rehearse"))
+    assert out.returncode == 0 and all(verb in out.stdout for verb in ("train", "scale", "gpu", "rehearse", "scores"))
