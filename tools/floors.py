@@ -79,7 +79,6 @@ FLOORS = {
     "run": 9,
     "trials": 9,
     "check": 9,
-    "checks_course": 10,
     "checks_start": 10,
     "checks_measure": 10,
     "checks_noise": 10,
@@ -89,6 +88,8 @@ FLOORS = {
     "checks_real": 10,
     "doctor": 9,
     "cli": 10,
+    "shell": 9,
+    "demo": 11,
 }
 
 LIBRARY = Path(__file__).parents[1]/"povid_nb"
