@@ -140,7 +140,7 @@ def names_no_machine(nb, path):
 
 CHECKS = [parses, has_a_head, has_its_badge, has_the_setup_cell, is_small, pictures_have_words, words_have_pictures,
           drawings_have_words, what_is_described_is_there, has_no_errors, widgets_have_state,
-          names_no_machine]
+          solutions_are_folded, names_no_machine]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
