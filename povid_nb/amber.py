@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
-from .coco import plural
+from .coco import _plural
 from .stats import Tally, ratio
 
 # %% ../nbs/workshop/amber.ipynb #dfac1154
@@ -43,7 +43,7 @@ def _is_noun(word, tokens, i, forms):
 def _forms(words):
     "How the words of AMBER's list stand in a caption: form -> word"
     plain = [w for w in words if w not in _NEVER]
-    return {plural(w): w for w in plain if w.islower()} | {w: w for w in plain}
+    return {_plural(w): w for w in plain if w.islower()} | {w: w for w in plain}
 
 def _nouns(caption, words):
     "The words of AMBER's list that the caption uses as nouns, in order"
@@ -53,7 +53,7 @@ def _nouns(caption, words):
 def spacy_reader(
     name: str = "en_core_web_lg",  # an installed spaCy model; the published scores need the large one
 ) -> dict[str, Callable]:
-    "`nouns` and `similar` for `generative`, by a spaCy model's tagger and word vectors"
+    "What `generative` takes as `nouns` and `similar`, by a spaCy model's tagger and word vectors"
     try:
         import spacy
         nlp = spacy.load(name)
@@ -114,6 +114,7 @@ def generative(
         rows.append(_caption_row(text, named, a["truth"], a["hallu"], relation, set(safe), similar))
     how = f"nouns by {'a tagger' if nouns else 'rule'}, {'similarity' if similar else 'no similarity'}"
     return Tally(bench="amber-generative", ids=[str(a["id"]) for a, _ in described], measures=_GENERATIVE,
+                 shown=("chair", "cover", "hal", "cog", "words"),
                  columns={name: [r[name] for r in rows] for name in rows[0]},
                  protocol={"scorer": f"povid_nb amber, {how}"})
 
@@ -157,4 +158,5 @@ def discriminative(
     image = {str(id): str(name) for id, name in (images or {}).items()}
     groups = [image[i] for i in ids] if images else None
     return Tally(bench="amber-discriminative", ids=ids, columns=columns, measures=_measures(dimensions), groups=groups,
+                 shown=("accuracy", "f1", "yes_ratio", "unread"),
                  protocol={"scorer": "povid_nb amber, no is positive, exact Yes/No"})

@@ -10,7 +10,7 @@ import functools, hashlib, json, re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 # %% ../nbs/workshop/branches.ipynb #e3fa7d37
@@ -24,7 +24,7 @@ from . import noise
 from .dpo import Logps, summed
 from .forms import find_form
 from .loss import noise_mask
-from .packing import PackedLayers, head_logps, pack, unpack
+from .packing import PackedLayers, _extend_head, head_logps, pack, unpack
 from .pairs import Pair
 from .procs import patch
 from .vlm import VLM
@@ -53,6 +53,7 @@ class Reader(VLM):
     device, dtype = torch.device("cpu"), torch.float32
     def __init__(self, vlm: VLM):
         self.__dict__.update(vlm.__dict__)
+        self.model = SimpleNamespace(config=vlm.base.config, generation_config=vlm.base.generation_config)
         self.space = vlm.between()   # what the template puts between prompt and answer
 
 # %% ../nbs/workshop/branches.ipynb #a736eace
@@ -138,6 +139,7 @@ class Branches:
         self.vlm, self.why_plain = vlm, _why_plain(vlm) or ("plain=True" if plain else None)
         self.packed = None if self.why_plain else PackedLayers(vlm.part("language_model"), vlm.prefix_lm)
         self.head = vlm.part("lm_head")
+        _extend_head(self.head)
         self.softcap = getattr(vlm.base.config.get_text_config(), "final_logit_softcapping", None)
         own = type(vlm.base).forward
         @functools.wraps(own)

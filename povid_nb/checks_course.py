@@ -8,28 +8,6 @@ __all__ = []
 # %% ../nbs/workshop/checks_course.ipynb #30a2604d
 from .check import exercise as _exercise, expect as _expect
 
-# %% ../nbs/workshop/checks_course.ipynb #ba8978f4
-@_exercise
-def _answer_logps(fn):
-    "The log-probability of an answer, summed over its tokens"
-    import torch
-    draw = torch.Generator().manual_seed(0)
-    logits, ids = torch.randn(3, 9, 7, generator=draw) * 3, torch.randint(7, (3, 9), generator=draw)
-    mask = torch.zeros(3, 9, dtype=torch.bool)
-    mask[0, 4:7], mask[1, 2:9], mask[2, 5:6] = True, True, True
-    logps = logits.log_softmax(-1)
-    def by_hand(shift):
-        return [sum(float(logps[r, t - shift, ids[r, t]]) for t in range(9) if mask[r, t]) for r in range(3)]
-    came = fn(logits, ids, mask)
-    _expect("the shape of the result for 3 rows", came if came is None else tuple(came.shape), (3,))
-    came = [float(c) for c in came]
-    close = lambda other: all(abs(a - b) < 1e-4 for a, b in zip(came, other))
-    assert not close(by_hand(0)), "the shift is missing: logits at position t are about the token at t+1"
-    assert not close([a / n for a, n in zip(by_hand(1), (3, 7, 1))]), "this is the mean over tokens, expected the sum"
-    for row, expected in enumerate(by_hand(1)):
-        _expect(f"row {row}, {int(mask[row].sum())} answer tokens", came[row], expected, 1e-4)
-
-
 # %% ../nbs/workshop/checks_course.ipynb #9123a77a
 @_exercise
 def _half_step(fn):

@@ -44,7 +44,7 @@ def _recall(fn):
     "The share of the things in the pictures that the captions name"
     came = fn(_NAMED, _TRUTHS)
     assert not _near(came, 5/7), "a thing that is named twice is found once: compare sets of kinds"
-    assert not _near(came, 5/8), "this divides by the mentions, which is precision; divide by the things that are there"
+    assert not _near(came, 5/8), "this is precision: divide by the things that are there, not by the mentions"
     assert not _near(came, 4/4), "count the things that are there, not the captions"
     assert not _near(came, (1 + 1/3 + 1 + 0) / 4), (
         "this is the mean of each picture's share; sum over the pictures, then divide")
@@ -78,7 +78,7 @@ def _paired_interval(fn):
     first = (rng.random(400) < .5).astype(int)
     came = fn(first, first)
     assert came is not None and len(came) == 2, f"Expected (low, high), your function returned {came!r}."
-    apart = "each drawn test set must hold the same pictures for both: draw the picture numbers once, use them for both"
+    apart = "each test set must hold the same pictures for both: draw the picture numbers once for both"
     assert _near(float(came[0]), 0) and _near(float(came[1]), 0), f"the same outcomes twice differ by 0. {apart}"
     second = np.where(rng.random(400) < .15, 0, first)          # better on some pictures, worse on none
     low, high = map(float, fn(first, second))
@@ -109,8 +109,8 @@ class _Fixed:
 def _evidence(fn):
     "What a picture adds to the log-probability of a word"
     from math import log
-    probs = {("full", "a fork and a", "knife"): .9, ("grey", "a fork and a", "knife"): .6, ("trap", "a fork and a", "knife"): .6,
-             ("full", "a plate and a", "knife"): .8, ("grey", "a plate and a", "knife"): .2, ("trap", "a plate and a", "knife"): .01}
+    knife = {"a fork and a": dict(full=.9, grey=.6, trap=.6), "a plate and a": dict(full=.8, grey=.2, trap=.01)}
+    probs = {(picture, prefix, "knife"): p for prefix, row in knife.items() for picture, p in row.items()}
     came = lambda picture, prefix: fn(_Fixed(probs), picture, "grey", prefix, "knife")
     first = came("full", "a fork and a")
     assert not _near(first, .9 - .6), "this is a difference of probabilities; take logarithms first"
@@ -139,12 +139,14 @@ def _habit_strength(fn):
     _expect("no scene holds the cue", fn([knife], "fork", "knife"), None)
     typical = scenes("typical", "train", 200)
     seen = [s for s in typical if "dog" in s.objects]
-    _expect("200 typical scenes, dog and ball", fn(typical, "dog", "ball"), sum("ball" in s.objects for s in seen)/len(seen))
+    balls = sum("ball" in s.objects for s in seen)
+    _expect("200 typical scenes, dog and ball", fn(typical, "dog", "ball"), balls/len(seen))
 
 @_exercise
 def _named_share(fn):
     "The share of absent objects that captions name"
-    came = fn([{"fork", "knife"}, {"cup"}, {"dog", "bird"}, {"car", "sign"}], [["knife", "spoon"], ["spoon"], [], ["stoplight"]])
+    named = [{"fork", "knife"}, {"cup"}, {"dog", "bird"}, {"car", "sign"}]
+    came = fn(named, [["knife", "spoon"], ["spoon"], [], ["stoplight"]])
     assert not _near(came, 1/6), "this is the mean over pictures; sum over all absent objects, then divide"
     assert not _near(came, (1/2 + 0 + 0 + 0) / 4), "a picture without absent objects adds nothing: sum, then divide"
     assert not _near(came, 1/7), "divide by the absent objects, not by the objects that are named"
@@ -166,6 +168,6 @@ def _stage_trap(fn):
             assert partner not in there, f"Case: {cue!r}. The partner, {partner}, must be absent"
             other = [c for c in PARTNERS if c in there and c != cue]
             assert not other, f"Case: {cue!r}. Another cue, {other[0]}, calls up objects of its own: leave it out"
-            assert scene.context == context, f"Case: {cue!r}. It lives in the {context}, the scene is a {scene.context}"
+            assert scene.context == context, f"Case: {cue!r}. It is in the {context}, the scene is a {scene.context}"
             lost = [b for b in bystanders if b not in there]
             assert not lost, f"Case: {cue!r}. A bystander is not there: {', '.join(lost)}"

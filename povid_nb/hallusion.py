@@ -36,7 +36,7 @@ def score_figures(
     for name, members in groups.items():   # a group's counts stand in its first row
         first = {ns[0]: all(counts[n]["right"] for n in ns) for ns in members.values()}
         for n, row in enumerate(counts): row |= {f"{name}_right": first.get(n, False), f"{name}_n": n in first}
-    return Tally(bench="hallusionbench", measures=_MEASURES, groups=sets,
+    return Tally(bench="hallusionbench", measures=_MEASURES, groups=sets, shown=tuple(_MEASURES),
                  ids=[(s, str(r["figure_id"]), str(r["question_id"]), r["question"]) for s, r in zip(sets, rows)],
                  columns={name: [row[name] for row in counts] for name in counts[0]},
                  protocol={"scorer": "povid_nb hallusionbench, yes and no as words"})

@@ -51,5 +51,6 @@ def score_objects(
     listed = {g.id: g.mark for g in grade(client, prompts, _objects)} if prompts else {}
     counts = [_row(answer, listed.get(str(id), []), truths[id], vocabulary) for id, _, answer in rows]
     return Tally(bench="objhal", ids=[(id, question) for id, question, _ in rows], measures=_MEASURES,
+                 shown=tuple(_MEASURES),
                  columns={name: [c[name] for c in counts] for name in counts[0]},
                  protocol=_protocol(client, _EXTRACT, 1, True) | {"scorer": "povid_nb objhal, objects by a model"})

@@ -194,6 +194,17 @@ class _HeadLogps(torch.autograd.Function):
         for g, tokens in zip(grad.T, found.T): push += g[:, None] * weight[tokens]
         return push.to(weight.dtype), None, None, None
 
+class _Head(torch.nn.Linear):
+    "A linear layer that also scores given tokens; called as a module, so that FSDP gathers its weights"
+    takes_targets = True
+    def forward(self, hidden, targets=None, room=None):
+        if targets is None: return super().forward(hidden)
+        return _HeadLogps.apply(hidden, self.weight, targets, room)
+
+def _extend_head(head):
+    "Let a plain linear layer also be called with `targets`; any other is left alone"
+    if type(head) is torch.nn.Linear: head.__class__ = _Head
+
 def head_logps(
     head: torch.nn.Module,         # the model's last layer
     hidden: torch.Tensor,          # [positions, width]
@@ -202,10 +213,9 @@ def head_logps(
     room: int = 2**22,             # how many logits to hold at once
 ) -> tuple[torch.Tensor, torch.Tensor]:
     "Log-probabilities of the targets at each position, and the targets themselves with -1 filled in"
-    weight = getattr(head, "weight", None)
-    frozen = type(head) is torch.nn.Linear and head.bias is None and not weight.requires_grad
-    if frozen and not softcap and weight.dim() == 2:
-        return _HeadLogps.apply(hidden, weight, targets, max(1, room // len(weight)))
+    _extend_head(head)
+    if hasattr(head, "takes_targets") and head.bias is None and not (softcap or head.weight.requires_grad):
+        return head(hidden, targets=targets, room=max(1, room // len(head.weight)))
     logits = head(hidden).float()
     if softcap: logits = torch.tanh(logits / softcap) * softcap
     found = torch.where(targets == _BEST, logits.detach().argmax(-1, keepdim=True), targets)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from pydantic import AliasChoices, Field
-from .read import Row, _Id, _image_id, _Text, _YesNo, read_rows
+from .read import Schema, _Id, _image_id, _Text, _YesNo, read_rows
 from .stats import Tally, ratio
 
 # %% ../nbs/workshop/pope.ipynb #4214d353
@@ -155,10 +155,11 @@ def score_answers(
     splits = list(dict.fromkeys(r["split"] for r in rows))
     ids = [(r["split"], r.get("question_id", n), r["image"], r["text"], r["label"]) for n, r in enumerate(rows)]
     return PopeScore(bench="pope", ids=ids, columns=_columns(rows, splits), measures=_measures(splits), rows=rows,
+                     shown=("accuracy", "f1", "yes_ratio", "unclear", "words"),
                      groups=[r["image"] for r in rows], protocol={"parser": parser})
 
 # %% ../nbs/workshop/pope.ipynb #6b2c8811
-class _Question(Row):
+class _Question(Schema):
     "One question of the published files"
     key = "question_id"
     question_id: _Id
@@ -168,7 +169,7 @@ class _Question(Row):
     split: _Text | None = Field(None, validation_alias=AliasChoices("split", "category"))
     def identity(self): return self.split, self.question_id
 
-class _Answer(Row):
+class _Answer(Schema):
     "One answer, by id, or in the order of the questions with the question's text"
     key, reply = "question_id", "text"
     question_id: _Id | None = None

@@ -12,11 +12,11 @@ from pydantic import AliasChoices, Field
 from . import amber, chair, choice, coco, judge, pope, world, yesno
 from .hallusion import score_figures
 from .objhal import score_objects
-from .read import Row, _Id, _ImageId, _Text, read_json, read_rows
+from .read import Schema, _Id, _ImageId, _Text, read_json, read_rows
 from .stats import Tally
 
 # %% ../nbs/workshop/published.ipynb #cc5ab159
-class _Reply(Row):
+class _Reply(Schema):
     key, reply = "id", "text"
     id: _Id = Field(validation_alias=AliasChoices("id", "question_id", "index"))
     text: _Text
@@ -149,14 +149,14 @@ class _Pope(_Bench):
         return {f"pope_{split}.jsonl": [row(i) for i in items if i["split"] == split] for split in splits}
 
 # %% ../nbs/workshop/published.ipynb #971971d0
-class _AmberAnnotation(Row):
+class _AmberAnnotation(Schema):
     id: _Id
     type: _Text
     truth: list[_Text] | _Text
     hallu: list[_Text] = []
     def identity(self): return self.id
 
-class _AmberQuery(Row):
+class _AmberQuery(Schema):
     id: _Id
     image: _Text
     query: _Text
@@ -196,7 +196,7 @@ class _Amber(_Bench):
         return {"amber.json": [dict(id=int(i["id"]), response=said[i["id"]]) for i in items]}
 
 # %% ../nbs/workshop/published.ipynb #e53fb12f
-class _Prompt(Row):
+class _Prompt(Schema):
     key = "image_id"
     image_id: _ImageId = Field(validation_alias=AliasChoices("image_id", "image"))
     question: _Text = Field(validation_alias=AliasChoices("question", "prompt"))
@@ -315,7 +315,7 @@ class _MMBench(_Bench):
         row = lambda i: dict(question_id=i["choice"].id, round_id=i["choice"].turn, text=said[i["id"]])
         return {"mmbench.jsonl": [row(i) for i in items]}
 
-class _Hallusion(Row):
+class _Hallusion(Schema):
     category: _Text
     subcategory: _Text
     set_id: _Id

@@ -6,7 +6,7 @@
 __all__ = ['adapter_targets', 'add_adapter', 'save_model', 'stage_settings', 'put_on_adapter', 'train', 'launch_config']
 
 # %% ../nbs/workshop/stages.ipynb #0dfab903
-import importlib.resources, json, re, warnings
+import gc, importlib.resources, json, re, warnings
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +18,8 @@ from transformers import TrainingArguments
 from . import steps
 from .cache import fingerprint
 from .forms import find_form
-from .procs import barrier, is_main, patch, world_size, write_bytes, write_json, write_tensors, write_text
+from .procs import (barrier, is_main, own_device, patch, world_size, write_bytes, write_json, write_tensors,
+                            write_text)
 from .stats import versions
 from .train import _WHOLE, PairData, PovidConfig, PovidTrainer, pairs_digest
 from .vlm import VLM
@@ -76,6 +77,16 @@ def _put_under(vlm, folder, between):
     vlm.load_adapter(folder)
     if between == "merge": vlm.model = vlm.model.merge_and_unload().eval()
     else: vlm.model = PeftModel.from_pretrained(vlm.model.unload(), folder, adapter_name="reference").eval()
+
+def _is_sharded(vlm): return any(hasattr(p, "full_tensor") for p in vlm.model.parameters())
+
+def _take_off(vlm):
+    "The model as it came in, without an adapter; one that FSDP has cut up cannot be put together and is loaded again"
+    if _is_sharded(vlm):
+        quantize = "4bit" if getattr(vlm.base, "is_loaded_in_4bit", False) else None
+        vlm.__dict__.update(VLM.load(vlm.name, own_device(), vlm.dtype, quantize).__dict__)
+        gc.collect()
+    elif hasattr(vlm.model, "unload"): vlm.model = vlm.model.unload()
 
 def save_model(
     vlm: VLM,
@@ -291,14 +302,14 @@ def train(
     base, first = fingerprint(vlm), Path(adapter) if adapter else None
     if first: _check_made_for(vlm, first)
     for n, (lora, args) in settings.items():
-        if hasattr(vlm.model, "unload"): vlm.model = vlm.model.unload()
+        _take_off(vlm)
         data = data if isinstance(data, PairData) else PairData(vlm, data, args.max_length)
         _run_stage(vlm, data, n, lora, args, base, first, between, eval_data, callbacks)
         last, first = first, out/f"stage{n}"
     if is_main(): _write_result([part for part in (last, first) if part], out/"adapter")
-    if last and between == "stack":     # one adapter in the place of two
+    if last and between == "stack" or _is_sharded(vlm):     # one adapter in the place of two, on a whole model
         barrier()
-        vlm.model = vlm.model.unload()
+        _take_off(vlm)
         vlm.load_adapter(out/"adapter")
     return vlm
 

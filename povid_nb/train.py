@@ -193,6 +193,8 @@ class PovidTrainer(Trainer):
         super().__init__(vlm.model, args, _Collator(self.branches, self.form), *data,
                          callbacks=[self.saving, *callbacks], **options)
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False   # our loss is the mean of a batch
+        if fsdp := getattr(self.accelerator.state, "fsdp_plugin", None):      # LLaVA names layers that it has not
+            fsdp.transformer_cls_names_to_wrap = [type(vlm.part("language_model").layers[0]).__name__]
         self._choose_display()
 
     def train(self, *args, **options):

@@ -71,7 +71,8 @@ def _passes(vlm, batch, contexts, max_tokens, features=None) -> Iterator[tuple]:
     paths, start, patches = _longest(contexts), batch["input_ids"].shape[1], _tower_tokens(vlm, batch)
     longest, limit = start + len(next(iter(paths))), vlm.base.config.get_text_config().max_position_embeddings
     if longest > limit:
-        raise ValueError(f"prompt and answer have {longest:,} tokens, {vlm.name} has {limit:,} positions: shorten them")
+        raise ValueError(f"prompt and answer have {longest:,} tokens, {vlm.name} has {limit:,} positions: "
+                         f"shorten them")
     for pictures in _portions(range(len(batch["input_ids"])), lambda _: patches, max_tokens):
         seen = _features(vlm, vlm.rows(batch, pictures)) if features is None else features
         least = 0 if seen is not None else patches

@@ -53,35 +53,22 @@ def source(cell):
     return "".join(cell["source"])
 
 
-def course_row(line, cfg):
-    "One row of the course table: linked with its badge when its notebook exists, `planned` when it does not"
-    row = re.fullmatch(r"\| (\d\d|lab) \| (?:\[`)?`?([\w-]+)`?(?:\]\(.*?\))? \| (.*) \| [^|]* \|", line)
-    if not row: return line
-    number, name, idea = row.groups()
-    path = f"labs/{name}.ipynb" if number == "lab" else f"{number}_{name}.ipynb"
-    if not (ROOT/"nbs"/path).exists(): return f"| {number} | `{name}` | {idea} | planned |"
-    return f"| {number} | [`{name}`]({path}) | {idea} | {badge(path, cfg)} |"
-
-
-def by_line(text, change):
-    return "\n".join(map(change, text.split("\n")))
-
-
 def sidebar(text):
-    "The sidebar with its workshop section written anew, and its commented lines alive once their files exist"
-    shop = "".join(f"          - {path}\n" for path in workshop())
-    text = re.sub(r'(- section: "Workshop"\n +contents:\n)(?: +- workshop/.*\n)*', rf"\g<1>{shop}", text)
-    lines, in_use = [], False
-    for line in reversed(text.split("\n")):
-        entry = re.fullmatch(r" *(?:# )?- ([\w/-]+\.ipynb)", line)
-        if entry:
-            exists = (ROOT/"nbs"/entry[1]).exists()
-            in_use = in_use or exists
-        heading = re.fullmatch(r" *(?:# )?(?:contents:|- section: .*)", line)
-        if (entry and exists) or (heading and in_use): line = line.replace("# ", "", 1)
-        if heading and "section" in line: in_use = False
-        lines.append(line)
-    return "\n".join(reversed(lines))
+    "The sidebar with its sections of lessons, labs and workshop written anew"
+    for section, paths in (("Lessons", lessons()), ("Labs", labs()), ("Workshop", workshop())):
+        listed = "".join(f"          - {path}\n" for path in paths)
+        text = re.sub(rf'(- section: "{section}"\n +contents:\n)(?: +- .*\.ipynb\n)*', rf"\g<1>{listed}", text)
+    return text
+
+
+def lessons():
+    "The course's notebooks in reading order, as paths inside nbs/"
+    return sorted(file.name for file in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb"))
+
+
+def labs():
+    "The labs, as paths inside nbs/"
+    return sorted(f"labs/{file.name}" for file in (ROOT/"nbs"/"labs").glob("*.ipynb"))
 
 
 def workshop():
@@ -89,16 +76,27 @@ def workshop():
     return sorted(f"workshop/{file.name}" for file in (ROOT/"nbs"/"workshop").glob("*.ipynb"))
 
 
-def idea(path):
-    "The one sentence under a notebook's title"
+def title(path):
+    "A notebook's title without its number, and the one sentence under it"
     first = source(json.loads((ROOT/"nbs"/path).read_text(encoding="utf-8"))["cells"][0])
-    return re.search(r"^> (.+)", first, re.MULTILINE)[1]
+    return re.search(r"^# (?:\S+ · )?(.+)", first)[1], re.search(r"^> (.+)", first, re.MULTILINE)[1]
 
 
-def workshop_table(cfg):
-    "The front page's table of the workshop"
-    rows = [f"| [`{Path(path).stem}`]({path}) | {idea(path)} | {badge(path, cfg)} |" for path in workshop()]
-    return "\n".join(["| module | what it is | |", "|------|--------------------|------|", *rows])
+def table(head, rows):
+    return "\n".join([head, re.sub(r"[^|]+", lambda part: "-" * max(2, len(part[0])), head), *rows])
+
+
+LESSONS, LABS, SHOP = "| | lesson | its one question | |", "| lab | what it does | |", "| module | what it is | |"
+
+def written_table(head, cfg):
+    "A table of the front page, by its first line"
+    if head == LESSONS:
+        row = lambda path, name, idea: f"| {path[:2]} | [{name}]({path}) | {idea} | {badge(path, cfg)} |"
+        return table(head, [row(path, *title(path)) for path in lessons()])
+    if head == LABS:
+        row = lambda path, name, idea: f"| [{name}]({path}) | {idea} | {badge(path, cfg)} |"
+        return table(head, [row(path, *title(path)) for path in labs()])
+    return table(head, [f"| [`{Path(path).stem}`]({path}) | {title(path)[1]} | {badge(path, cfg)} |" for path in workshop()])
 
 
 def floor_table():
@@ -121,9 +119,9 @@ def notebook(text, cfg, path):
     def renew(cell):
         if is_setup(cell): return setup_cell(cfg)
         if cell["cell_type"] != "markdown": return source(cell)
-        if source(cell).startswith("| module | what it is | |"): return workshop_table(cfg)
-        if cell in head: return BADGE.sub(badge(path, cfg), source(cell))
-        return by_line(source(cell), lambda line: course_row(line, cfg))
+        first = source(cell).partition("\n")[0]
+        if first in (LESSONS, LABS, SHOP): return written_table(first, cfg)
+        return BADGE.sub(badge(path, cfg), source(cell)) if cell in head else source(cell)
     changed = False
     for cell in nb["cells"]:
         new = renew(cell)

@@ -1,7 +1,7 @@
 """Runs notebooks and saves what they show: python -m tools.outputs [NAME ...]  (all when none is named)
 Cells whose flags `nbdev_test` skips (settings.ini, tst_flags) are skipped here too, and keep the outputs they have.
 """
-import re, sys
+import os, re, sys, tempfile
 import nbformat
 from nbclient import NotebookClient
 from tools.links import ROOT, notebooks, settings
@@ -31,6 +31,7 @@ def save_outputs(file):
     nbformat.write(nb, file)
 
 
+os.environ["POVID_HOME"] = tempfile.mkdtemp()      # a reader's progress is empty at first, whoever saves these outputs
 names = sys.argv[1:]
 if unknown := set(names) - {file.stem for file in notebooks()}:
     sys.exit(f"No such notebook in nbs: {', '.join(sorted(unknown))}. Names are without folder and ending, as 03_noise.")

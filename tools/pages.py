@@ -25,7 +25,7 @@ def process(work):
 
 
 def page_name(path):
-    "The page that nbdev makes of a notebook: 00_world.ipynb -> world.html"
+    "The page that nbdev makes of a notebook: 03_noise.ipynb -> noise.html"
     path = Path(path)
     return str(path.with_name(re.sub(r"^\d+[a-zA-Z0-9]*_", "", path.name.lower())).with_suffix(".html"))
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 WORK = Path(__file__).with_name("work.py")
+sys.path.append(str(Path(__file__).parents[1]/"models"))
 
 
 def run(*command, timeout=300):
@@ -14,8 +15,9 @@ def run(*command, timeout=300):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
-def test_killed_at_random_steps_and_resumed_it_ends_with_the_same_weights_to_the_bit(tmp_path, kills):
+@pytest.mark.parametrize("kills, between", [(2, "merge"), (2, "stack"), pytest.param(5, "merge", marks=pytest.mark.slow)])
+def test_killed_at_random_steps_and_resumed_it_ends_with_the_same_weights_to_the_bit(tmp_path, monkeypatch, kills, between):
+    monkeypatch.setenv("BETWEEN", between)
     run(sys.executable, WORK, "kill", tmp_path, kills)
     died = json.loads((tmp_path/"died.json").read_text())
     assert died["signals"] == [9] * kills, "every run but the last died by SIGKILL"
@@ -37,6 +39,22 @@ def test_two_processes_compute_what_one_does(tmp_path):
     for name in ("loss", "rewards/margins", "noise/moved", "logps/chosen"):
         first, second = ([float(l[name]) for l in log] for log in logged)
         assert first == pytest.approx(second, abs=1e-5 if name == "loss" else 1e-3), name
+
+
+@pytest.mark.parametrize("between", ["merge", "stack"])
+def test_both_stages_with_the_model_cut_up_by_fsdp2_compute_what_one_process_does(tmp_path, between):
+    import tiny_models
+    base = tiny_models.save("llava", tmp_path/"base")
+    run(sys.executable, WORK, "whole", base, tmp_path/"whole", between, 4)
+    run(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29519, WORK, "cut", base, tmp_path/"cut", between, 2)
+    seen = json.loads((tmp_path/"cut"/"seen.json").read_text())
+    assert seen["world"] == 2 and seen["sharded"] == 4, "every step ran on a model that was cut up"
+    assert seen["sliced"] == 2 * 2 + 2 * 3, "policy and reference, and the noisy pass of stage 2, never made all logits at once"
+    for stage in (1, 2):
+        whole, cut = (json.loads((tmp_path/n/f"stage{stage}"/"log.json").read_text()) for n in ("whole", "cut"))
+        assert [l["loss"] for l in whole if "loss" in l] == pytest.approx([l["loss"] for l in cut if "loss" in l], abs=1e-4)
+    one, two = (load_file(tmp_path/n/"adapter"/"adapter_model.safetensors") for n in ("whole", "cut"))
+    assert all(torch.allclose(one[k], two[k], atol=1e-5) for k in one)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed"])

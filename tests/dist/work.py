@@ -2,6 +2,8 @@
 
     python work.py kill FOLDER KILLS     train; then train again, killed at KILLS steps and resumed; both in FOLDER
     torchrun --nproc_per_node N work.py share FOLDER BATCH   train on N processes with BATCH pairs each
+    torchrun --nproc_per_node N work.py cut BASE FOLDER BETWEEN BATCH   both stages, the model of BASE cut up by FSDP2
+    python work.py whole BASE FOLDER BETWEEN BATCH           the same in one process, the model whole
 """
 import json, os, random, signal, sys
 from pathlib import Path
@@ -14,10 +16,11 @@ from PIL import Image
 from transformers import TrainerCallback
 
 import tiny_models
-from povid_nb import procs, stages, train
+from povid_nb import packing, procs, stages, train
 from povid_nb.pairs import Example, Pair
 
 torch.set_num_threads(1)
+BETWEEN = os.environ.get("BETWEEN", "merge")
 WORDS = "red fork on the left of plate there is a green cup two spoons knife".split()
 
 
@@ -44,7 +47,7 @@ class KillMe(TrainerCallback):
 
 
 def both_stages(folder, callbacks=()):
-    return stages.train(tiny_models.load("llava"), some_pairs(24), folder, callbacks=callbacks, stage1=dict(num_train_epochs=2), stage2=dict(form="released", noise_tokens="moved"),
+    return stages.train(tiny_models.load("llava"), some_pairs(24), folder, between=BETWEEN, callbacks=callbacks, stage1=dict(num_train_epochs=2), stage2=dict(form="released", noise_tokens="moved"),
                        rank=3, batch_size=4, learning_rate=1e-2, use_cpu=True, disable_tqdm=True, save_steps=2, logging_steps=1)
 
 
@@ -87,4 +90,36 @@ def share(folder, batch):
     os._exit(0)   # an ordinary exit of a gloo process is aborted now and then, after all work is done
 
 
-if __name__ == "__main__": {"kill": kill, "share": share}[sys.argv[1]](*sys.argv[2:])
+def whole(base, folder, between, batch):
+    "Both stages in a few steps of plain gradient descent, whose losses are kept in the folder"
+    vlm = stages.train(tiny_models.load("llava", base), some_pairs(8), folder, between=between, stage1=dict(num_train_epochs=1), stage2=dict(form="released"),
+                       rank=3, batch_size=int(batch), learning_rate=1e-2, optim="sgd", train_sampling_strategy="sequential", use_cpu=True, disable_tqdm=True, logging_steps=1)
+    pair = some_pairs(1)[0]
+    return vlm.score(pair.image, pair.prompt, pair.chosen).logps
+
+
+def cut(base, folder, between, batch):
+    "The same under FSDP2. accelerate cuts models up on GPUs only, so these processes are told that they have some"
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+    os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP", FSDP_STATE_DICT_TYPE="FULL_STATE_DICT", FSDP_CPU_RAM_EFFICIENT_LOADING="false")
+    def init(self, *args, real=PartialState.__init__, **options):
+        first = "distributed_type" not in PartialState._shared_state
+        real(self, *args, **options)
+        if first: self.distributed_type = DistributedType.MULTI_GPU
+    PartialState.__init__ = init
+    seen, apply = {"sharded": 0, "sliced": 0}, packing._HeadLogps.apply
+    def sliced(*args):
+        seen["sliced"] += 1
+        return apply(*args)
+    packing._HeadLogps.apply = staticmethod(sliced)
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **others): seen["sharded"] += all(hasattr(p, "full_tensor") for p in model.parameters())
+    train, stages.train = stages.train, lambda *args, **options: train(*args, callbacks=[Look()], **options)
+    logps = whole(base, folder, between, batch)
+    if procs.is_main(): (Path(folder)/"seen.json").write_text(json.dumps(seen | {"logps": logps, "world": procs.world_size()}))
+    torch.distributed.barrier()
+    os._exit(0)
+
+
+if __name__ == "__main__": {"kill": kill, "share": share, "cut": cut, "whole": whole}[sys.argv[1]](*sys.argv[2:])

@@ -27,10 +27,10 @@ def vlm(request, tmp_path):
 def test_shared_pictures_give_the_same_logits_or_are_refused(vlm):
     a, b, c = pictures(3)
     images, questions = [a, b, b, c, a, a], QUESTIONS*2
-    plain = yesno.last_logits(vlm, images, questions)
+    plain = yesno._last_logits(vlm, images, questions)
     if yesno._can_share(vlm, a, QUESTIONS):
         assert vlm.kind in ('llava', 'llava_next', 'idefics3')
         assert torch.allclose(yesno._shared_logits(vlm, images, questions), plain, atol=1e-4)
     else: assert vlm.kind in ('paligemma', 'qwen2_vl')
-    alone = torch.cat([yesno.last_logits(vlm, [i], [q]) for i, q in zip(images, questions)])
+    alone = torch.cat([yesno._last_logits(vlm, [i], [q]) for i, q in zip(images, questions)])
     assert torch.allclose(alone, plain, atol=1e-4)   # left padding changes nothing

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from povid_nb import amber
 from povid_nb.amber import discriminative, generative
-from povid_nb.coco import plural
+from povid_nb.coco import _plural
 
 FILES = Path(__file__).parents[2]/".."/"shared"/"data"/"amber"
 WORDS = ("can", "watch", "shelf", "scarf", "tomato", "potato", "painting", "sailing", "TV", "man", "people", "tree", "light", "orange",
@@ -53,7 +53,7 @@ def test_generative_on_400_constructed_responses_to_the_published_annotations():
     for a in chosen:
         likely = a["truth"] + a["hallu"] + rng.sample(words, 4)
         said[a["id"]] = [w for w in rng.choices(likely, k=rng.randint(0, 9)) if w in words]
-        phrase = lambda w: f"there is the {w}" if rng.random() < .5 or w in ("sand", "clothing") else f"there are the {plural(w)}"
+        phrase = lambda w: f"there is the {w}" if rng.random() < .5 or w in ("sand", "clothing") else f"there are the {_plural(w)}"
         responses[a["id"]] = "; ".join(map(phrase, said[a["id"]])) + "."
     rows = [(*by_the_rule(said[a["id"]], a["truth"], a["hallu"], relation, safe), a) for a in chosen]
     nouns, wrong, covered, imagined = (sum(column) for column in list(zip(*rows))[:4])

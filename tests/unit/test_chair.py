@@ -157,3 +157,18 @@ def test_time_for_5000_real_captions_is_printed():
     s.scores()
     print(f"\n5,000 captions of {s.words:.0f} words: {read:.2f} CPU-seconds, with 2,000 resamples {time.process_time() - start:.2f}")
     assert s.n == 5000 and s.mentions > 7
+
+
+def test_like_for_like_tells_better_from_quieter():
+    captions = ["A cat and a fork and a dog.", "A bus and a kite and a car.", "A bed and a vase and a chair."]*10
+    truths = [{"cat", "dog"}, {"bus", "car"}, {"bed", "chair"}]*10
+    talker, quiet = score(captions, truths), score([cut(c, 2) for c in captions], truths)      # the same words, fewer of them
+    found = chair.like_for_like(talker, quiet, draws=100)
+    by = lambda how: (found[how]["chair_s"].difference, found[how]["recall"].difference)
+    assert (by("as they are"), by("equal length"), by("equal recall")) == ((-1, -.5), (0, 0), (0, 0))
+    better = score(["A cat and a cat and a dog.", "A bus and a bus and a car.", "A bed and a bed and a chair."]*10, truths)
+    found = chair.like_for_like(talker, better, draws=100)
+    assert (by("as they are"), by("equal length"), by("equal recall")) == ((-1, 0), (-1, 0), (-1, 0))
+    back = chair.like_for_like(score(captions[::-1], truths[::-1], ids=range(29, -1, -1)), quiet, draws=100)
+    assert back["equal length"]["chair_s"].difference == 0                                      # matched by picture, whatever the order
+    with pytest.raises(ValueError, match="needs the same items"): chair.like_for_like(talker, score(captions[:3], truths[:3]))

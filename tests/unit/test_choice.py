@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from povid_nb import choice
 from povid_nb.benches import evaluate
-from povid_nb.choice import (Choice, answer_choices, parse_lenient, parse_llava, read_mmbench, read_scienceqa,
+from povid_nb.choice import (Choice, answer_choices, _parse_lenient, _parse_llava, read_mmbench, read_scienceqa,
                              rotations, score_choices)
 
 OPTIONS = ("a fork", "a bird", "a sofa", "a bus")
@@ -38,20 +38,20 @@ PIECES = st.sampled_from(["A", "B", "D", "E", "F", ". ", ".", " ", "\n", "The an
 @settings(max_examples=500, deadline=None)
 def test_letters_are_read_as_llavas_scorer_reads_them(text):
     letter = letter_by_the_rule(text)
-    assert parse_llava(text, OPTIONS) == ("ABCD".index(letter) if letter and letter in "ABCD" else None)
+    assert _parse_llava(text, OPTIONS) == ("ABCD".index(letter) if letter and letter in "ABCD" else None)
 
 
 @pytest.mark.parametrize("answer", TRUTH)
 def test_parsers_against_the_table(answer):
-    assert (parse_llava(answer, OPTIONS), parse_lenient(answer, OPTIONS)) == TRUTH[answer]
+    assert (_parse_llava(answer, OPTIONS), _parse_lenient(answer, OPTIONS)) == TRUTH[answer]
 
 
 @given(st.text(max_size=40))
 @settings(max_examples=120, deadline=None)
 def test_whatever_one_parser_reads_the_lenient_one_reads_alike(text):
-    strict = parse_llava(text, OPTIONS)
+    strict = _parse_llava(text, OPTIONS)
     assert strict in (None, 0, 1, 2, 3)
-    if strict is not None: assert parse_lenient(text, OPTIONS) == strict
+    if strict is not None: assert _parse_lenient(text, OPTIONS) == strict
 
 
 @given(st.integers(2, 6), st.data())
@@ -213,8 +213,8 @@ def test_three_ways_of_answering_write_one_format(tmp_path):
 
 def test_letters_are_compared_among_the_options_that_exist(monkeypatch):
     ids = {"A": 0, "B": 1, "C": 2}
-    monkeypatch.setattr(choice, "first_tokens", lambda vlm, text, words: {ids[words[0]]})
-    monkeypatch.setattr(choice, "last_logits", lambda vlm, images, prompts: torch.tensor([[0., 1, 9], [0., 1, 9]]))
+    monkeypatch.setattr(choice, "_first_tokens", lambda vlm, text, words: {ids[words[0]]})
+    monkeypatch.setattr(choice, "_last_logits", lambda vlm, images, prompts: torch.tensor([[0., 1, 9], [0., 1, 9]]))
     vlm = type("V", (), {"text": lambda self, p: p, "name": "v"})()
     two, three = Choice("1", None, "Q?", ("x", "y"), 0), Choice("2", None, "Q?", ("x", "y", "z"), 0)
     assert choice._letter_answers(vlm, [two, three]) == ["B", "C"]

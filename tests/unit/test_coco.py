@@ -51,7 +51,7 @@ def test_every_term_of_the_table_is_found_as_its_own_kind():
     for kind, terms in TABLE.items():
         for term in [kind, *terms]:
             assert kinds(f"There is a {term}.", english) == [kind], term
-            assert kinds(f"There are {coco.plural(term)}!", english) == [kind], coco.plural(term)
+            assert kinds(f"There are {coco._plural(term)}!", english) == [kind], coco._plural(term)
 
 
 def test_a_word_is_cut_as_the_originals_singular_cuts_it():
@@ -61,7 +61,7 @@ def test_a_word_is_cut_as_the_originals_singular_cuts_it():
         lost = term.endswith("s") and term not in ("scissors", "skis")                     # a bus is cut to a bu
         assert kinds(f"one {term} here") == ([] if lost else [kind]), term
         if term in coco._IRREGULAR or term.endswith("man"): continue
-        many = coco.plural(term)
+        many = coco._plural(term)
         lost = many in ("doggies", "collies") or term.endswith(("ie", "oe"))       # kept as they are; ties -> ty, canoes -> cano
         assert kinds(f"two {many} here") == ([] if lost else [kind]), many
 

@@ -4,24 +4,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from povid_nb.client import Outcome
-from povid_nb.judge import (_MMHAL, _MMVET, _fill, _read_template, llava_bench, mmhal, mmvet, parse_pair, parse_rating,
-                            parse_share)
+from povid_nb.judge import (_MMHAL, _MMVET, _fill, _read_template, llava_bench, mmhal, mmvet, _parse_pair, _parse_rating,
+                            _parse_share)
 
 
 @pytest.mark.parametrize("text, mark", [
     ("Rating: 0", 0), ("fine.\nrating: 6, very informative", 6), ("RATING: 4", 4), ("Rating: 3 (rating: 3)", 3), ("**Rating: 5**", 5),
     ("Rating: 2 or Rating: 3", None), ("Rating: 7", None), ("Rating 5", None), ("Rating:5", None), ("", None), ("No.", None), ("Rating: -1", None)])
-def test_mmhal_ratings(text, mark): assert parse_rating(text) == mark
+def test_mmhal_ratings(text, mark): assert _parse_rating(text) == mark
 
 
 @pytest.mark.parametrize("text, pair", [("7 8", (7, 8)), ("7,8", (7, 8)), ("7, 8", None), ("7.5 9\nWhy: 3 4", (7.5, 9)), ("\n8 6", None), ("10 1", (10, 1)), ("7", None),
                                         ("7 8 9", None), ("Assistant 1: 7", None), ("nan 3", None), ("inf 3", None), ("", None)])
-def test_llava_bench_pairs(text, pair): assert parse_pair(text) == pair
+def test_llava_bench_pairs(text, pair): assert _parse_pair(text) == pair
 
 
 @pytest.mark.parametrize("text, share", [("0.6", .6), (" 1.0\n", 1), ("1", 1), ("0", 0), (".5", .5), ("0.5.", None), ("1.1", None), ("5", None), ("0.5 because", .5), ("~0.5", None), ("", None),
                                          ("0,5", None), ("1/2", None), ("0.5\nbecause", None), ("nan", None)])
-def test_mmvet_shares(text, share): assert parse_share(text) == share
+def test_mmvet_shares(text, share): assert _parse_share(text) == share
 
 
 def number(text):
@@ -52,9 +52,9 @@ PIECES = st.sampled_from(["rating: ", "Rating: ", "RATING: ", "rating", ": ", "0
 @given(st.lists(PIECES, max_size=9).map("".join))
 @settings(max_examples=500, deadline=None)
 def test_verdicts_are_read_as_the_originals_read_them(text):
-    assert parse_rating(text) == rating_by_the_rule(text)
-    assert parse_pair(text) == pair_by_the_rule(text)
-    assert parse_share(text) == share_by_the_rule(text)
+    assert _parse_rating(text) == rating_by_the_rule(text)
+    assert _parse_pair(text) == pair_by_the_rule(text)
+    assert _parse_share(text) == share_by_the_rule(text)
 
 
 def test_templates(tmp_path):

@@ -1,5 +1,5 @@
 "The house itself: floors, light imports, one setting for everything that is said more than once"
-import ast, graphlib, re, subprocess, sys, tomllib
+import json, ast, graphlib, re, subprocess, sys, tomllib
 from pathlib import Path
 import pytest, yaml
 from tools import links
@@ -135,16 +135,17 @@ def test_the_sidebar_lists_every_notebook_once():
     assert len(listed) == len(set(listed))
 
 
-def test_a_waiting_line_of_the_sidebar_wakes_up(tmp_path, monkeypatch):
-    (tmp_path/"nbs").mkdir()
-    (tmp_path/"nbs"/"05_shift.ipynb").touch()
+def test_the_sidebar_follows_the_files(tmp_path, monkeypatch):
+    for name in ("05_lies", "03_noise", "labs/kinds", "workshop/shift"):
+        file = tmp_path/"nbs"/f"{name}.ipynb"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     monkeypatch.setattr(links, "ROOT", tmp_path)
-    asleep = ('      # - section: "One"\n        # contents:\n          # - 01_vlm.ipynb\n'
-              '      # - section: "Two"\n        # contents:\n          # - 03_noise.ipynb\n          # - 05_shift.ipynb')
-    awake = ('      # - section: "One"\n        # contents:\n          # - 01_vlm.ipynb\n'
-             '      - section: "Two"\n        contents:\n          # - 03_noise.ipynb\n          - 05_shift.ipynb')
-    assert links.sidebar(asleep) == awake
-    assert links.sidebar(awake) == awake
+    one = '      - section: "{}"\n        contents:\n{}'
+    old = "".join(one.format(name, "          - gone.ipynb\n") for name in ("Lessons", "Labs", "Workshop", "Other"))
+    listed = {"Lessons": ("03_noise", "05_lies"), "Labs": ("labs/kinds",), "Workshop": ("workshop/shift",), "Other": ("gone",)}
+    new = "".join(one.format(name, "".join(f"          - {n}.ipynb\n" for n in names)) for name, names in listed.items())
+    assert links.sidebar(old) == new and links.sidebar(new) == new
 
 
 def test_the_course_table_names_every_notebook():
@@ -152,18 +153,17 @@ def test_the_course_table_names_every_notebook():
     for file in links.notebooks():
         path = str(file.relative_to(ROOT/"nbs"))
         if path not in ("index.ipynb", "reference.ipynb"):
-            assert f"]({path})" in index, f"give {path} a row in the course table of nbs/index.ipynb, then run `make links`"
+            assert f"]({path})" in index, "run `make links`"
 
 
-def test_a_course_row_is_linked_once_its_notebook_exists(tmp_path, monkeypatch):
+def test_the_course_table_is_read_off_the_notebooks(tmp_path, monkeypatch):
     (tmp_path/"nbs").mkdir()
+    first = {"cell_type": "markdown", "source": ["# 05 · Lies\n", "\n", "> How does one lie?\n"]}
+    (tmp_path/"nbs"/"05_lies.ipynb").write_text(json.dumps({"cells": [first]}))
     monkeypatch.setattr(links, "ROOT", tmp_path)
-    planned = "| 05 | `shift` | how it moves | planned |"
-    assert links.course_row(planned, CFG) == planned
-    (tmp_path/"nbs"/"05_shift.ipynb").touch()
-    linked = f"| 05 | [`shift`](05_shift.ipynb) | how it moves | {links.badge('05_shift.ipynb', CFG)} |"
-    assert links.course_row(planned, CFG) == linked
-    assert links.course_row(linked, CFG) == linked
+    rows = links.written_table(links.LESSONS, CFG).split("\n")
+    assert rows[2:] == [f"| 05 | [Lies](05_lies.ipynb) | How does one lie? | {links.badge('05_lies.ipynb', CFG)} |"]
+    assert rows[0].count("|") == rows[1].count("|") == rows[2].count("|") == 5
 
 
 def test_the_site_names_only_files_that_exist():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from povid_nb import coco, judge, pope
 from povid_nb.benches import evaluate
-from povid_nb.read import Row, _image_id, read_json, read_rows
+from povid_nb.read import Schema, _image_id, read_json, read_rows
 
 def chair_of(captions, annotations): return evaluate("chair", answers=captions, annotations=annotations)["chair"].scores()
 
@@ -207,7 +207,7 @@ def test_any_file_at_all_is_read_or_refused_in_one_line(tmp_path_factory, text):
         except ValueError as error: assert "\n" not in str(error)
 
 
-class Two(Row):
+class Two(Schema):
     a: int
 
 

@@ -129,22 +129,3 @@ def test_the_end_token_is_one_that_the_model_stops_at(vlm, monkeypatch, stops, e
 
 def test_a_part_that_is_not(vlm):
     with pytest.raises(ValueError, match="has no part 'ears'; the parts are: tower, projector, language_model, lm_head"): vlm.part("ears")
-
-
-# ---- The exercise ----------------------------------------------------------------------------------------------------
-
-def reference(logits, input_ids, answer_mask):
-    logps = logits[:, :-1].log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0]
-    return (logps * answer_mask[:, 1:]).sum(1)
-
-
-def unshifted(logits, input_ids, answer_mask): return (logits.log_softmax(-1).gather(-1, input_ids[..., None])[..., 0] * answer_mask).sum(1)
-
-
-def test_the_exercise_accepts_its_solution_and_explains_mistakes():
-    from povid_nb import check
-    assert check.answer_logps(reference, keep=False)
-    assert "the shift is missing" in check._why_not(unshifted, check._ATTEMPTS["answer_logps"])
-    assert "this is the mean" in check._why_not(lambda l, i, m: reference(l, i, m) / m.sum(1), check._ATTEMPTS["answer_logps"])
-    assert "row 0, 3 answer tokens" in check._why_not(lambda l, i, m: reference(l, i, torch.ones_like(m)), check._ATTEMPTS["answer_logps"])
-    assert not check.answer_logps(lambda *given: None, keep=False)
