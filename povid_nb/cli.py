@@ -95,6 +95,15 @@ def _assigned(settings):
         (given.setdefault(part, {}) if part else given)[name] = value
     return given
 
+def _tuned(model, adapter):
+    "The model, with an adapter on that was trained on its weights"
+    from povid_nb.vlm import VLM
+    vlm = VLM.load(model)
+    if not adapter: return vlm
+    from povid_nb.stages import put_on_adapter
+    put_on_adapter(vlm, adapter)
+    return vlm
+
 _Set = _option(list[str], "Of training: name=value, or stage1.name=value, stage2.name=value, "
                "sft.name=value; may be given several times.", "--set")
 
@@ -290,9 +299,8 @@ def _eval(
         return _show_differences({name: first[name].compare(second[name]) for name in first}, json)
     answerer = {}
     if not given:
-        from povid_nb.vlm import VLM
         decoding = {"max_new_tokens": max_new_tokens} if max_new_tokens else {}
-        answerer = dict(vlm=VLM.load(model, adapter=adapter), limit=limit, decoding=decoding)
+        answerer = dict(vlm=_tuned(model, adapter), limit=limit, decoding=decoding)
     elif limit or max_new_tokens: raise ValueError("--limit and --max-new-tokens belong to a model that answers")
     found = evaluate(bench, answers=given, field=field, out=out, seed=seed, save_answers=save_answers,
                      **answerer, **files)
@@ -331,9 +339,8 @@ def _shift(
     model: _Model = None, adapter: _Adapter = None, config: _Config = None):
     "How the next word's probabilities shift as noise hides the picture."
     from povid_nb import shift
-    from povid_nb.vlm import VLM
     chosen = shift.parse_steps(steps)
-    found = shift.sweep(VLM.load(model, adapter=adapter), image, prompt, prefix, steps=chosen)
+    found = shift.sweep(_tuned(model, adapter), image, prompt, prefix, steps=chosen)
     for file in found.save(out): typer.echo(file)
 
 @_verb
@@ -348,9 +355,8 @@ def _attend(
     from povid_nb.attention import base_and_tuned
     from povid_nb.attention_plots import save
     from povid_nb.pictures import check_image
-    from povid_nb.vlm import VLM
     check_image(image)
-    vlm = VLM.load(model, adapter=adapter)
+    vlm = _tuned(model, adapter)
     chosen = [word.strip() for word in (words or "").split(",") if word.strip()]
     about = dict(image=str(image), prompt=prompt, model=vlm.name, adapter=adapter and str(adapter))
     for file in save(base_and_tuned(vlm, image, prompt, answer), out, chosen, **about): typer.echo(file)

@@ -385,7 +385,9 @@ def load_adapter(self: VLM, folder: str | Path) -> None:
     _check_adapter(self.base, folder, self.name)
     from peft import PeftModel
     with warnings.catch_warnings(action="ignore", category=FutureWarning):   # between peft and transformers
-        self.model = PeftModel.from_pretrained(self.model, folder).eval()
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        try: self.model = PeftModel.from_pretrained(self.model, folder).eval()
+        except UserWarning: raise ValueError(f"the adapter in {folder} is not complete: matrices are missing") from None
 
 @patch
 @contextmanager
