@@ -10,16 +10,6 @@ from .check import exercise as _exercise, expect as _expect
 
 # %% ../nbs/workshop/checks_course.ipynb #9123a77a
 @_exercise
-def _half_step(fn):
-    "The noise step at which half of a probability is gone"
-    cases = [([0, 100, 200, 300], [.8, .7, .3, .1], 200, "0.3 is the first at or below 0.4"),
-             ([0, 500, 999], [.6, .3, .1], 500, "exactly half counts"),
-             ([0, 50, 100, 150], [.9, .4, .8, .2], 50, "the first time counts, even if the probability comes back"),
-             ([100, 200], [.5, .4], None, "it never falls to half"),
-             ([0, 999], [0., 0.], 0, "half of 0 is 0")]
-    for steps, probs, expected, why in cases: _expect(f"{steps}, {probs}: {why}", fn(steps, probs), expected)
-
-@_exercise
 def _changed(fn):
     "The share of words that changed, by word-level edit distance"
     cases = {("a red cup", "a red cup"): 0, ("a red cup", "a blue cup"): 1 / 3, ("a red cup", "a cup"): 1 / 3,

@@ -96,3 +96,78 @@ def _same_ratio(fn):
     except ValueError: return
     raise AssertionError(f"Case: k = 800, s = 0.27. No step has so low a ratio: expected a ValueError, your function "
                          f"returned {came!r}.")
+
+# %% ../nbs/workshop/checks_noise.ipynb #1521372c
+@_exercise
+def _word_prob(fn):
+    "The probability of a word of several tokens"
+    table = {(5,): [.1, .6, .3], (5, 1): [.2, .3, .5], (5, 1, 2): [.7, .2, .1], (4, 5): [.25, .25, .5]}
+    def next_logps(ids):
+        ids = tuple(int(i) for i in ids)
+        assert ids in table, f"your function looked behind the tokens {list(ids)}: give it the context and the pieces so far"
+        return np.log(table[ids])
+    _expect("a word of one token", fn(next_logps, [5], [1]), .6)
+    came = fn(next_logps, [5], [1, 2, 0])
+    assert came is not None and abs(came - np.log(.6 * .5 * .7)) > 1e-6, "this is the log-probability: take exp at the end"
+    assert abs(came - .6) > 1e-6, "this is the first token alone: multiply by those that follow"
+    assert abs(came - (.6 * .5 * .7)**(1 / 3)) > 1e-6, "this is a mean over tokens: the probability is their product"
+    _expect("a word of three tokens", came, .6 * .5 * .7)
+    _expect("a context of two tokens", fn(next_logps, [4, 5], [2]), .5)
+
+@_exercise
+def _mean_and_spread(fn):
+    "Mean and spread over seeds, for each noise step"
+    values = {0: [.9, .8, 1.], 500: [.1, .5, .6], 999: [0., 0., .3]}
+    asked = []
+    def prob(step, seed):
+        asked.append((step, seed))
+        return values[step][seed - 3]
+    came = fn(prob, [0, 500, 999], [3, 4, 5])
+    assert came is not None and len(came) == 2, f"Expected means and spreads, your function returned {came!r}."
+    assert set(asked) == {(k, s) for k in values for s in (3, 4, 5)}, (
+        f"Expected each of 3 steps with each of the seeds 3, 4, 5; your function tried {sorted(set(asked))}.")
+    mean, spread = (np.asarray(part, dtype=float) for part in came)
+    _expect("the shape of the means for 3 steps", mean.shape, (3,))
+    right = np.array(list(values.values()))
+    assert not _close(spread, right.std(1)), "divide by one less than the number of seeds (ddof=1)"
+    assert not _close(spread, right.var(1, ddof=1)), "this is the variance: take its root"
+    for i, k in enumerate(values):
+        _expect(f"step {k}, mean", float(mean[i]), float(right[i].mean()))
+        _expect(f"step {k}, spread", float(spread[i]), float(right[i].std(ddof=1)))
+
+@_exercise
+def _shares_of(fn):
+    "How the probability at an object word is shared out"
+    probs = dict(plate=.4, knife=.2, cup=.1, fork=.05, dog=.15)
+    first = ("a table with a plate, a fork and a cup", probs, "plate", {"knife"}, {"plate", "fork", "cup"})
+    second = ("nothing usual is absent", dict(dog=.5, ball=.25, bird=.25), "dog", set(), {"dog", "ball"})
+    third = ("the true object also counts as usual of another", dict(cup=.5, spoon=.3), "spoon", {"spoon", "knife"}, set())
+    expected = (dict(true=.4, usual=.2, there=.15, other=.15, rest=.1), dict(true=.5, usual=0, there=.25, other=.25, rest=0),
+                dict(true=.3, usual=0, there=0, other=.5, rest=.2))
+    for (case, *given), shares in zip((first, second, third), expected):
+        came = fn(*given)
+        assert isinstance(came, dict), f"Case: {case}. Expected a dict, your function returned {came!r}."
+        missing = shares.keys() - came.keys()
+        assert not missing, f"Case: {case}. The share {sorted(missing)[0]!r} is missing."
+        assert abs(sum(came[name] for name in shares) - 1) < 1e-6, f"Case: {case}. The five shares should add up to 1: {came}"
+        if case == first[0]: assert abs(came["there"] - .55) > 1e-6, "the true object counts as true, not also as there"
+        for name, value in shares.items(): _expect(f"{case}; the share {name}", float(came[name]), value)
+
+@_exercise
+def _useful_steps(fn):
+    "The noise steps at which a habit shows and the picture still counts"
+    steps, a = [0, 300, 500, 600, 999], np.array
+    base = (a([.8, .7, .5, .4, .1]), a([.05, .06, .10, .15, .10]), a([.1, .15, .3, .3, .7]))
+    came = fn(steps, *base)
+    assert came is not None, "Expected a list of steps, your function returned None."
+    came = [int(k) for k in came]
+    assert 999 not in came, "at step 999 `other` is above `true`: the model sees nothing any more"
+    assert 300 not in came, "at step 300 the partner has risen by .01 of .10: that is less than half of its largest rise"
+    assert came != [600], "the rise of .05 at step 500 is exactly half of the largest, .10: that is enough"
+    _expect("a rise of .10 at step 600", came, [500, 600])
+    flat = fn(steps, base[0], a([.05] * 5), base[2])
+    _expect("the partner never rises", [int(k) for k in flat], [])
+    high = fn(steps, base[0], a([.20, .21, .22, .30, .30]), base[2])
+    _expect("shares .20, .21, .22, .30, .30: the rises count, not the shares", [int(k) for k in high], [600])
+    falls = fn(steps, base[0], a([.20, .18, .15, .10, .05]), base[2])
+    _expect("the partner only falls", [int(k) for k in falls], [])

@@ -135,7 +135,7 @@ class Word:
 
 def _continues(vlm, ids, piece):
     "Does `piece` continue the word that `ids` began?"
-    if {piece, ids[-1]} & set(vlm.tokenizer.all_special_ids): return False
+    if piece in vlm.tokenizer.all_special_ids: return False
     text, longer = (vlm.tokenizer.decode(i) for i in (ids, ids + (piece,)))
     more = longer[len(text):]
     if text.endswith("\ufffd"): return not more.strip("\ufffd")   # the next byte of a letter adds no letter
@@ -155,8 +155,9 @@ def likely_words(
         found = _passes(vlm, batch, [context + start for start in starts], max_tokens, features)
         tops = {path[len(context):]: logps[0].topk(k) for path, _, logps in found}
         return {start: list(zip(top.indices.tolist(), top.values.tolist())) for start, top in tops.items()}
-    words = {(piece,): logp for piece, logp in best([()], k)[()]}
-    growing, whole = words, {}
+    special = set(vlm.tokenizer.all_special_ids)      # words by themselves: nothing may follow an image token
+    whole = {(piece,): logp for piece, logp in best([()], k)[()]}
+    growing = {ids: whole.pop(ids) for ids in list(whole) if ids[0] not in special}
     while growing:
         longer = {}
         if len(next(iter(growing))) < longest:

@@ -81,6 +81,7 @@ FLOORS = {
     "checks_measure": 10,
     "checks_noise": 10,
     "checks_learn": 10,
+    "checks_beyond": 10,
     "doctor": 9,
     "cli": 10,
 }

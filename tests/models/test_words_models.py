@@ -87,6 +87,15 @@ def test_likely_words_encode_their_picture_once(vlm):
     assert len(encoded) == 1 and len(passes) == 1
 
 
+def test_nothing_is_put_behind_an_image_token(vlm):
+    "A random model finds the image token likely; behind it the number of image tokens would no longer fit the pictures"
+    batch, contexts, _ = ready(vlm, 1)
+    found = words.likely_words(vlm, batch, contexts[1], len(vlm.tokenizer), longest=2)
+    image = vlm.tokenizer.decode([vlm.image_token_id])
+    expected = words.next_logps(vlm, batch, [contexts[1]])[0][0, vlm.image_token_id].exp().item()
+    assert {word.text: word.prob for word in found}[image] == pytest.approx(expected, rel=1e-3)
+
+
 def test_a_model_that_takes_no_features_back_gives_the_same(vlm, monkeypatch):
     "Each row then encodes its picture, and the tower stays within the bound, too"
     batch, contexts, pieces = ready(vlm)

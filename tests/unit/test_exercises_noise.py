@@ -65,12 +65,78 @@ def same_ratio_with(power):
     return lambda k, s, ratios: int(np.argmin(np.abs(np.log(ratios / (ratios[k] * s**power)))))
 
 
+def word_prob(next_logps, context, pieces):
+    return float(np.exp(sum(next_logps(context + pieces[:i])[piece] for i, piece in enumerate(pieces))))
+
+
+def word_prob_by_product(next_logps, context, pieces):
+    p, ids = 1., list(context)
+    for piece in pieces:
+        p *= np.exp(next_logps(ids)[piece])
+        ids.append(piece)
+    return p
+
+
+def mean_and_spread_by_hand(prob, steps, seeds):
+    means, spreads = [], []
+    for step in steps:
+        values = [prob(step, seed) for seed in seeds]
+        mean = sum(values) / len(values)
+        means.append(mean)
+        spreads.append((sum((v - mean)**2 for v in values) / (len(values) - 1))**.5)
+    return means, spreads
+
+
+def mean_and_spread_with(spread):
+    def fn(prob, steps, seeds):
+        table = np.array([[prob(step, seed) for seed in seeds] for step in steps])
+        return table.mean(1), spread(table)
+    return fn
+
+
+def shares_of(probs, true, usual, there):
+    shares = dict(true=0., usual=0., there=0., other=0.)
+    for word, p in probs.items():
+        shares["true" if word == true else "usual" if word in usual else "there" if word in there else "other"] += p
+    return shares | {"rest": 1 - sum(shares.values())}
+
+
+def shares_by_sets(probs, true, usual, there):
+    total = lambda words: sum(p for word, p in probs.items() if word in words)
+    a, b = total({true}), total(usual - {true})
+    c, every = total(there - usual - {true}), total(set(probs))
+    return {"true": a, "usual": b, "there": c, "other": every - a - b - c, "rest": 1 - every}
+
+
+def there_too(probs, true, usual, there):
+    shares = shares_of(probs, true, usual, there)
+    return shares | {"there": shares["there"] + shares["true"], "rest": shares["rest"] - shares["true"]}
+
+
+def usual_first(probs, true, usual, there):
+    return shares_of(probs, None if true in usual else true, usual, there)
+
+
+def useful_steps(steps, true, usual, other):
+    rise = usual - usual[0]
+    return [k for k, r, t, o in zip(steps, rise, true, other) if r > 0 and r >= max(rise) / 2 and t >= o]
+
+
+def useful_with(good):
+    return lambda steps, true, usual, other: [k for k, g in zip(steps, good(true, usual, other)) if g]
+
+
 RIGHT = {
     "schedule": [lambda: (kept()**.5, (1 - kept())**.5), schedule_in_a_loop],
     "walk": [walk, walk_by_recursion],
     "wrap": [lambda x: (np.trunc(x * 255).astype(np.int64) % 256).astype(np.uint8),
              lambda x: (np.fix(np.float64(x) * 255).astype(int) & 255).astype("uint8")],
-    "same_ratio": [same_ratio, same_ratio_by_search]}
+    "same_ratio": [same_ratio, same_ratio_by_search],
+    "word_prob": [word_prob, word_prob_by_product],
+    "mean_and_spread": [mean_and_spread_by_hand, mean_and_spread_with(lambda table: table.std(1, ddof=1))],
+    "shares_of": [shares_of, shares_by_sets],
+    "useful_steps": [useful_steps, useful_with(
+        lambda t, u, o: (t >= o) & (u > u[0]) & (2 * (u - u[0]) >= (u - u[0]).max()))]}
 
 WRONG = {
     "schedule": [
@@ -98,7 +164,31 @@ WRONG = {
         (same_ratio_with(2), "expected a ValueError"),
         (lambda k, s, ratios: int(np.argmin(np.abs(ratios - ratios[k] * s**2))) if k != 500 else same_ratio(k, s, ratios),
          "expected a ValueError"),
-        (lambda k, s, ratios: min(999, int(k / s)), "Expected")]}
+        (lambda k, s, ratios: min(999, int(k / s)), "Expected")],
+    "word_prob": [
+        (lambda f, c, p: float(np.exp(f(c)[p[0]])), "the first token alone"),
+        (lambda f, c, p: word_prob(f, c, p) and float(np.log(word_prob(f, c, p))), "Expected 0.6"),
+        (lambda f, c, p: float(np.log(word_prob(f, c, p))) if len(p) > 1 else word_prob(f, c, p), "take exp at the end"),
+        (lambda f, c, p: word_prob(f, c, p)**(1 / len(p)), "mean over tokens"),
+        (lambda f, c, p: float(np.exp(sum(f(c)[i] for i in p))), "three tokens"),
+        (lambda f, c, p: float(np.exp(sum(f(p[:i])[x] for i, x in enumerate(p)))), "give it the context")],
+    "mean_and_spread": [
+        (mean_and_spread_with(lambda table: table.std(1)), "ddof=1"),
+        (mean_and_spread_with(lambda table: table.var(1, ddof=1)), "the variance"),
+        (lambda prob, steps, seeds: mean_and_spread_by_hand(lambda k, _: prob(k, 3), steps, seeds), "with each of the seeds"),
+        (lambda prob, steps, seeds: mean_and_spread_by_hand(prob, steps, seeds)[0], "Expected means and spreads")],
+    "shares_of": [
+        (there_too, "counts as true"),
+        (usual_first, "also counts as usual"),
+        (lambda *given: {name: value for name, value in shares_of(*given).items() if name != "rest"}, "'rest' is missing"),
+        (lambda *given: shares_of(*given) | {"rest": 0}, "add up to 1"),
+        (lambda probs, true, usual, there: shares_of(probs, true, set(), there), "the share usual")],
+    "useful_steps": [
+        (useful_with(lambda t, u, o: u - u[0] >= (u - u[0]).max() / 2), "step 999"),
+        (useful_with(lambda t, u, o: (u > u[0]) & (t >= o)), "step 300"),
+        (useful_with(lambda t, u, o: (u >= u.max() / 2) & (t >= o)), "Expected"),
+        (useful_with(lambda t, u, o: (u - u[0] >= (u - u[0]).max() / 2) & (t >= o)), "never rises"),
+        (useful_with(lambda t, u, o: (u - u[0] > (u - u[0]).max() * .6) & (t >= o)), "exactly half")]}
 
 
 @pytest.mark.parametrize("name, number", [(name, i) for name in RIGHT for i in range(len(RIGHT[name]))])

@@ -13,7 +13,7 @@ each_module = pytest.mark.parametrize("module", sorted(SOURCE))
 # What the rooms still owe. A line goes when it is paid: the test fails for a module that is listed and owes nothing.
 OWED = {
     "long lines": {"check", "checks_noise", "checks_start", "cli", "diagram", "procs"},
-    "examples": {"noise", "procs", "train"},
+    "examples": {"noise"},
     "one name": set()}
 
 
@@ -53,9 +53,8 @@ def test_a_module_has_at_most_400_lines(module):
 
 
 def test_few_names_are_public():
-    "The aim is 250; the first build had 652"
     counts = {module: len(names) for module, names in NAMES.items()}
-    assert sum(counts.values()) <= 300, counts
+    assert sum(counts.values()) <= 250, counts
 
 
 @each_module

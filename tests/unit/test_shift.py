@@ -2,7 +2,7 @@
 import csv, json, types
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
-from povid_nb import check, shift, world
+from povid_nb import shift, world
 from povid_nb.shift import ObjectShift, Slot, Sweep, UsefulRange
 from povid_nb.vlm import VLM
 from povid_nb.world import Scene
@@ -121,8 +121,3 @@ def test_shares_are_sums_of_words(vlm):
 def test_nothing_to_measure(vlm):
     dull = types.SimpleNamespace(image=SCENE.image, objects=set(), caption=lambda: "Nothing here.", seed="dull")
     with pytest.raises(ValueError, match="none of the 1 right answers"): shift.object_shift(vlm, [dull], (0,))
-
-def test_exercise():
-    assert check.half_step(lambda steps, probs: next((k for k, p in zip(steps, probs) if p <= probs[0] / 2), None), keep=False)
-    for wrong in (lambda s, p: None, lambda s, p: s[0], lambda s, p: next((k for k, q in zip(s, p) if q < p[0] / 2), None), lambda s, p: s[int(np.argmin(np.abs(np.array(p) - p[0] / 2)))]):
-        assert not check.half_step(wrong, keep=False)
