@@ -35,13 +35,20 @@ def _settings(ctx: typer.Context, file: Optional[Path]):
         names = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.yaml")))
         raise typer.BadParameter(f"no settings file at {file}; these come with the package: {names}")
     try: given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict): raise typer.BadParameter(f"{file} must hold lines like `seed: 1`")
-    known = {option.name for option in ctx.command.params}
+    params = {option.name: option for option in ctx.command.params if option.name != "config"}
+    known = set(params)
+    for name in known & set(given):
+        parts = given[name] if isinstance(given[name], list) and params[name].multiple else [given[name]]
+        number = getattr(params[name].type, "name", "") in ("integer", "float")
+        if any(isinstance(part, (list, dict)) or (number and isinstance(part, bool)) for part in parts):
+            wanted = params[name].type.name
+            raise typer.BadParameter(f"{file} sets {name} to {str(given[name])[:60]}; expected {wanted}")
     if unknown := sorted(map(str, set(given) - known)):
         raise typer.BadParameter(f"{file} sets {', '.join(unknown)}, which {ctx.info_name} does not know; "
-                                 f"it knows {', '.join(sorted(known - {'config'}))}")
+                                 f"it knows {', '.join(sorted(known))}")
     ctx.default_map = {**(ctx.default_map or {}), **given}
     return file
 
@@ -203,7 +210,7 @@ def _train(
     adapter: _option(Optional[Path], "For stage 2 alone: folder of stage 1's adapter.") = None,
     quantize: _Quantize = None,
     stage: _option(Literal["1", "2", "both"], "1: rejected answers in words; 2: and noise.") = "both",
-    between: _option(Optional[Literal["merge", "stack"]], "Stage 1 in the weights of stage 2, or frozen under it.") = None,
+    between: _option(Optional[Literal["merge", "stack"]], "Stage 1 in stage 2's weights, or frozen under it.") = None,
     form: _option(Optional[Literal["sft", "dpo", "released", "paper", "mdpo"]], "Loss of the last stage.") = None,
     beta: _option(Optional[float], "Inverse temperature of the preference loss.") = None,
     nll_weight: _option(Optional[float], "Weight of the NLL term of the right answers.") = None,
@@ -299,6 +306,8 @@ def _eval(
         return _show_differences({name: first[name].compare(second[name]) for name in first}, json)
     answerer = {}
     if not given:
+        for name, value in (("--limit", limit), ("--max-new-tokens", max_new_tokens)):
+            if value is not None and value < 1: raise ValueError(f"{name} is {value}; expected 1 or more")
         decoding = {"max_new_tokens": max_new_tokens} if max_new_tokens else {}
         answerer = dict(vlm=_tuned(model, adapter), limit=limit, decoding=decoding)
     elif limit or max_new_tokens: raise ValueError("--limit and --max-new-tokens belong to a model that answers")
@@ -356,6 +365,8 @@ def _attend(
     from povid_nb.attention_plots import save
     from povid_nb.pictures import check_image
     check_image(image)
+    if answer is not None and not answer.strip():
+        raise ValueError("the answer is empty; leave --answer out for the model's own")
     vlm = _tuned(model, adapter)
     chosen = [word.strip() for word in (words or "").split(",") if word.strip()]
     about = dict(image=str(image), prompt=prompt, model=vlm.name, adapter=adapter and str(adapter))

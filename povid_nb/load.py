@@ -124,7 +124,8 @@ def _read_processor(source):
         raise FileNotFoundError(f"{source} has a model but no processor (processor_config.json): copy the processor's "
                                 "files there, or write them with processor.save_pretrained")
     processor = _read(AutoProcessor, source, "processor")
-    if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"): return _with_template(processor, source)
+    if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):
+        return _with_template(processor, source)
     raise ValueError(f"{source!r} gives a {type(processor).__name__} where a processor for pictures and text "
                      "was expected")
 
@@ -183,7 +184,8 @@ def _wrong_settings(config):
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if config.get("peft_type") != "LORA": return f"it is of the kind {config.get('peft_type')!r}, expected 'LORA'"
     if type(rank) is not int or rank < 1: return f"its rank r is {rank!r}, expected a number from 1"
-    if type(alpha) not in (int, float) or not math.isfinite(alpha): return f"its lora_alpha is {alpha!r}, expected a number"
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        return f"its lora_alpha is {alpha!r}, expected a number"
 
 def _misfit(model, file, config):
     "Why the adapter's matrices do not fit the model's, or nothing if they do"
@@ -201,9 +203,11 @@ def _misfit(model, file, config):
         rank, there, side = (*value.shape, "in_features") if half[0] == "A" else (*value.shape[::-1], "out_features")
         here = getattr(modules[path], side, None)
         if here not in (None, there): return f"{path} is {there} wide there and {here} here"
-        if not config.get("rank_pattern") and rank != config["r"]: return f"{key} has rank {rank}, its settings say {config['r']}"
+        if not config.get("rank_pattern") and rank != config["r"]:
+            return f"{key} has rank {rank}, its settings say {config['r']}"
         halves.setdefault(path, set()).add(half[0])
-    if lone := next((path for path, both in halves.items() if len(both) < 2), None): return f"half of {lone} is missing"
+    lone = [path for path, both in halves.items() if len(both) < 2]
+    if lone: return f"half of {lone[0]} is missing"
 
 def _damage(folder):
     "What speaks against an adapter by the record of its training, or nothing"
@@ -211,7 +215,8 @@ def _damage(folder):
     record = _json_object(file)
     if record.get("over"): return "it stands on stage 1: take the adapter beside it, which holds both"
     for name, digest in (record.get("files") or {}).items():
-        if _digest_of_file(Path(folder, name)) != digest: return f"{name} has changed since it was written: train it again"
+        if _digest_of_file(Path(folder, name)) != digest:
+            return f"{name} has changed since it was written: train it again"
 
 def _find_adapter(name):
     "The folder of an adapter; control, stage1 and stage2 are the built-in model's own"
@@ -223,7 +228,8 @@ def _check_adapter(model, folder, name):
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not Path(folder, file).is_file(): raise FileNotFoundError(f"{folder} holds no adapter: {file} is missing")
     config, here = _json_object(Path(folder, "adapter_config.json")), type(model).__name__
-    if why := _wrong_settings(config) or _damage(folder): raise ValueError(f"the adapter in {folder} cannot be used: {why}")
+    if why := _wrong_settings(config) or _damage(folder):
+        raise ValueError(f"the adapter in {folder} cannot be used: {why}")
     base = config.get("base_model_name_or_path")
     kind = (config.get("auto_mapping") or {}).get("base_model_class", here)
     why = f"it changes a {kind}, this is a {here}"

@@ -103,7 +103,9 @@ def read_prompts(
 ) -> dict[str, Prompt]:
     "The prompts of a file, and the built-in ones for kinds that it leaves out"
     import yaml
-    given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try: given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict) or not all(isinstance(prompt, dict) for prompt in given.values()):
         raise ValueError(f"{path} should hold {{kind: {{cause: ..., text: ...}}}}, it holds {str(given)[:60]!r}")
     for kind, prompt in given.items():

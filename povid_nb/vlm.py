@@ -387,7 +387,7 @@ def load_adapter(self: VLM, folder: str | Path) -> None:
     with warnings.catch_warnings(action="ignore", category=FutureWarning):   # between peft and transformers
         warnings.filterwarnings("error", "Found missing adapter keys")
         try: self.model = PeftModel.from_pretrained(self.model, folder).eval()
-        except UserWarning: raise ValueError(f"the adapter in {folder} is not complete: matrices are missing") from None
+        except UserWarning: raise ValueError(f"the adapter in {folder} is not complete: it lacks matrices") from None
 
 @patch
 @contextmanager

@@ -270,7 +270,7 @@ YAML = {
     "an unknown key": "sed: 1", "a list": "- seed", "one word": "seed", "a number": "7", "a wrong type": "max_steps: many", "a list for a number": "max_steps: [1, 2]", "a mapping for a number": "seed: {a: 1}",
     "an object tag": "seed: !!python/object/apply:os.system ['touch RAN']", "a module tag": "seed: !!python/module:os", "an object new": "seed: !!python/object/new:os.system ['touch RAN']", "a tag of one's own": "seed: !evil 1", "a tab": "seed:\t\n\t- 1", "an open quote": "model: \"a",
     "aliases of aliases": "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi")), "two documents": "seed: 1\n---\nseed: 2", "not text": b"\xff\xfe\x00seed", "NUL": "seed: \x00", "a key that is a list": "? [a]\n: 1",
-    "itself": "config: me.yaml", "an alias to itself": "set: &x [*x]", "a word of choice that is none": "stage: third", "a set without =": "set: [beta]", "true for a number": "batch_size: true", "a seed of a million digits": "seed: " + "9" * 5000}
+    "itself": "config: me.yaml", "an alias to itself": "set: &x [*x]", "a word of choice that is none": "form: third", "a set without =": "set: [beta]", "true for a number": "batch_size: true", "a seed of a million digits": "seed: " + "9" * 5000}
 
 
 def yaml(folder):
@@ -280,13 +280,13 @@ def yaml(folder):
         file = folder/f"{name}.yaml"
         file.write_bytes(content if isinstance(content, bytes) else content.replace("RAN", str(folder/"ran")).encode())
         yield "settings", name, command(file), "refused" if name == "a set without =" else "usage"
-    yield "settings", "an empty file", ["train", "--data", "DATA", "--out", "{}", "--stage", "1", "--max-steps", "1", "--config", str((folder/"empty.yaml"))], "ok"
     (folder/"empty.yaml").write_text("")
+    yield "settings", "an empty file", ["train", "--data", "DATA", "--out", "{}", "--stage", "1", "--max-steps", "1", "--config", str(folder/"empty.yaml")], "ok"
     yield "settings", "no such file", command(folder/"none.yaml"), "usage"
     yield "settings", "a folder", command(folder), "usage"
     for name, content in {"prompts, a list": "- a", "prompts, an object tag": f"a: !!python/object/apply:os.system ['touch {folder/'ran'}']", "prompts, no answer in them": "logic:\n  text: Lie!", "prompts, a number": "logic: 7", "prompts, empty": ""}.items():
         (folder/f"{name}.yaml").write_text(content)
-        yield "settings", name, ["pairs", "make", "--injector", "openai", "--base-url", "http://127.0.0.1:9/v1", "--n", "2", "--dry-run", "--prompts", str(folder/f"{name}.yaml"), "--out", "{}"], "refused" if content else "ok"
+        yield "settings", name, ["pairs", "make", "--injector", "openai", "--base-url", "http://127.0.0.1:9/v1", "--n", "2", "--dry-run", "--prompts", str(folder/f"{name}.yaml"), "--out", "{}"], "refused"
 
 
 def numbers(folder):
@@ -298,7 +298,7 @@ def numbers(folder):
                   "--set max_grad_norm=-1", "--set lr_scheduler_type=magic", "--set optim=magic", "--set gradient_accumulation_steps=0", "--set weight_decay=nan", "--set label_smoothing=2", "--set loss_type=magic", "--set per_device_train_batch_size=0", "--set warmup_steps=-1", "--set data_seed=-1", "--set push_to_hub=true", "--set report_to=magic",
                   "--noise-step 500"): yield "number", f"train {words}", [*train, *words.split(" ")], "refused"
     two = ["train", "--data", "DATA", "--out", "{}", "--stage", "2", "--max-steps", "1"]
-    for words in ("--noise-step -1", "--noise-step 1000", "--set noise_step=[1]", "--set noise_step=[1,2]", "--set noise_step=half", "--set noise_draw=magic", "--set alpha=-1", "--set beta1=nan"): yield "number", f"train --stage 2 {words}", [*two, *words.split(" ")], "refused"
+    for words in ("--noise-step -1", "--noise-step 1000", "--set noise_step=[1,2]", "--set noise_step=half", "--set noise_draw=magic", "--set alpha=-1", "--set beta1=nan"): yield "number", f"train --stage 2 {words}", [*two, *words.split(" ")], "refused"
     for words in ("--beta much", "--rank 1.5", "--stage 3", "--form magic", "--noise-tokens some", "--epochs few"): yield "number", f"train {words}", [*train, *words.split(" ")], "usage"
     for words, ends in {"--n 0": "refused", "--n -1": "refused", "--n many": "usage", "--n 1.5": "usage", "--kinds magic": "refused", "--kinds ,": "refused", "--injector magic": "usage", "--placement top": "usage", "--how loud": "usage", "--dry-run": "refused", "--batch status": "refused", "--seed -1": "ok", "--injector openai --budget -1": "refused",
                         "--injector openai --budget nan": "refused", "--injector openai --budget 0": "refused", "--injector openai --budget inf": "ok", "--injector openai --base-url nowhere": "refused", "--injector openai --base-url ftp://127.0.0.1": "refused"}.items():
@@ -308,7 +308,7 @@ def numbers(folder):
     for words in ("--n 0", "--n -1", "--pairs 0", "--pairs -1", "--max-new-tokens 0", "--max-new-tokens -1", "--batch-size 0", "--batch-size -1", "--seed -1", "--set beta=-1", "--set stage2.noise_step=1000", "--set nothing=1", "--set sft.beta=1", "--images x", "--test-images x", "--quantize 4bit"):
         yield "number", f"run {words}", ["run", "--n", "1", "--pairs", "2", "--out", "{}", *words.split(" ")], "refused"
     (folder/"a.png").write_bytes(saved("PNG"))
-    for steps in ("-1", "1000", "a", "", "1.5", "0:1000:0", "0:1000:-1", "500:0:10", "0:1e9:1", "0:99999999999:1", "1,,2", ",", "nan", "0:10"): yield "number", f"shift --steps '{steps}'", ["shift", str(folder/"a.png"), "--out", "{}", f"--steps={steps}"], "refused"
+    for steps in ("-1", "1000", "a", "", "1.5", "0:1000:0", "0:1000:-1", "500:0:10", "0:1e9:1", "1,,2", ",", "nan"): yield "number", f"shift --steps '{steps}'", ["shift", str(folder/"a.png"), "--out", "{}", f"--steps={steps}"], "refused"
     for words in ("--limit 0", "--limit -1", "--max-new-tokens 0", "--max-new-tokens -1", "--bench magic", "--bench chair,", "--seed -1 --bench pope --limit 0", "--by magic"): yield "number", f"eval {words}", ["eval", "--out", "{}", *words.split(" ")], "usage" if "--by" in words else "refused"
     for words in ("--words zebra", "--answer=", "--words ,"): yield "number", f"attend {words}", ["attend", str(folder/"a.png"), "--out", "{}", *words.split(" ")], "ok" if words == "--words ," else "refused"
 
@@ -338,8 +338,8 @@ def answers(folder):
         yield "answers", f"annotations: {name}", score(folder/"good.json", folder/f"truth {name}.json"), "refused"
     yield "answers", "no such file", score(folder/"none.json"), "refused"
     yield "answers", "a folder", score(folder), "refused"
-    yield "answers", "a pipe", score(folder/"pipe.json"), "refused"
     os.mkfifo(folder/"pipe.json")
+    yield "answers", "a pipe", score(folder/"pipe.json"), "refused"
 
 
 AREAS = {"pictures": pictures, "pairs": pairs, "adapters": adapters, "models": models, "settings": yaml, "numbers": numbers, "answers": answers}

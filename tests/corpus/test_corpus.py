@@ -62,7 +62,7 @@ def judged(words, ends, folder):
     code, printed, said, noted = call(words)
     lines = [line for line in said.splitlines() if line.startswith(("error:", "Error:"))]
     assert code == CODES[ends], f"exit {code}, expected {CODES[ends]}: {(said or printed)[-300:]}"
-    assert "unexpected" not in said and "Traceback" not in said, said
+    assert "error: unexpected" not in said and "Traceback" not in said, said
     if ends in ("refused", "usage"): assert len(lines) == 1, said
     else: assert not re.search(r"\bnan\b", printed, re.I), printed
     if ends == "aside": assert noted, "nothing says what was left out"
