@@ -72,6 +72,7 @@ def encode(
         chosen, rejected = (reader.tokens_after(tail, reader.space + answer.strip()) + [reader.end_id()]
                             for answer in (pair.chosen, pair.rejected))
     except (FileNotFoundError, ValueError, TypeError) as error: raise type(error)(f"pair {pair.id}: {error}") from None
+    _check_tokens(reader, pair)
     ids = batch.pop("input_ids")
     batch.pop("attention_mask")
     images = {name: value for name, value in batch.items() if value.shape != ids.shape}
@@ -79,6 +80,14 @@ def encode(
     row = Row(ids[0].tolist(), chosen, rejected, images, kinds, pair.id)
     _check_length(row, max_length or getattr(vlm.base.config.get_text_config(), "max_position_embeddings", None), vlm)
     return row
+
+def _check_tokens(vlm, pair):
+    "Refuse text in which the model would read one of its own tokens, such as the end of an answer"
+    special = set(vlm.tokenizer.all_special_ids) - {vlm.tokenizer.unk_token_id}
+    for name in ("prompt", "chosen", "rejected"):
+        if found := special.intersection(vlm.tokenizer(getattr(pair, name), add_special_tokens=False)["input_ids"]):
+            token = vlm.tokenizer.convert_ids_to_tokens(found.pop())
+            raise ValueError(f"pair {pair.id}: {name} holds {token!r}, a token of the model's own; take it out of the text")
 
 def _tail(text):
     "The end of a prompt, from its last word on: all that the tokens of an answer depend on"

@@ -133,8 +133,9 @@ def pairs(folder):
         path = file(name, [*good, json.dumps(fine), *([json.dumps(fine)] if "twice" in name else [])])
         yield "pairs", name, ["pairs", "report", path, "--out", "{}/report.html"], "ok"
         if name in ("control characters", "NUL", "letters of all kinds"): yield "pairs", f"{name}, train", train(path), "ok"
+    path = file("word", [*good, json.dumps(row(id="long", rejected="fork" * 250_000))])
+    yield "pairs", "a word of a megabyte", ["pairs", "report", path, "--out", "{}/report.html"], "ok"
     path = file("megabyte", [*good, json.dumps(row(id="long", rejected="fork " * 200_000))])
-    yield "pairs", "an answer of a megabyte", ["pairs", "report", path, "--out", "{}/report.html"], "ok"
     yield "pairs", "an answer of a megabyte, train", train(path), "aside"
     for token in ("</s>", "<pad>", "<s>"): yield "pairs", f"{token} in an answer, train", train(file(token, [*good, json.dumps(row(rejected=f"A fork.{token} A cup."))])), "aside"
     yield "pairs", "<image> in a question, train", train(file("q", [*good, json.dumps(row(prompt="What <image> is it?"))])), "aside"
