@@ -83,11 +83,10 @@ def encode(
 
 def _check_tokens(vlm, pair):
     "Refuse text in which the model would read one of its own tokens, such as the end of an answer"
-    special = set(vlm.tokenizer.all_special_ids) - {vlm.tokenizer.unk_token_id}
+    special = set(vlm.tokenizer.all_special_tokens) - {vlm.tokenizer.unk_token}
     for name in ("prompt", "chosen", "rejected"):
-        if found := special.intersection(vlm.tokenizer(getattr(pair, name), add_special_tokens=False)["input_ids"]):
-            token = vlm.tokenizer.convert_ids_to_tokens(found.pop())
-            raise ValueError(f"pair {pair.id}: {name} holds {token!r}, a token of the model's own; take it out of the text")
+        if found := next((token for token in special if token in getattr(pair, name)), None):
+            raise ValueError(f"pair {pair.id}: {name} holds {found!r}, a token of the model's own; take it out")
 
 def _tail(text):
     "The end of a prompt, from its last word on: all that the tokens of an answer depend on"
