@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
+from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 # %% ../nbs/workshop/branches.ipynb #c0ef7235
@@ -73,13 +74,17 @@ def encode(
                             for answer in (pair.chosen, pair.rejected))
     except (FileNotFoundError, ValueError, TypeError) as error: raise type(error)(f"pair {pair.id}: {error}") from None
     _check_tokens(reader, pair)
+    row = _as_row(batch, chosen, rejected, pair.id)
+    _check_length(row, max_length or getattr(vlm.base.config.get_text_config(), "max_position_embeddings", None), vlm)
+    return row
+
+def _as_row(batch, chosen, rejected, name=""):
+    "The tensors of one prompt as a `Row`"
     ids = batch.pop("input_ids")
     batch.pop("attention_mask")
     images = {name: value for name, value in batch.items() if value.shape != ids.shape}
     kinds = {name: value[0].tolist() for name, value in batch.items() if name not in images}
-    row = Row(ids[0].tolist(), chosen, rejected, images, kinds, pair.id)
-    _check_length(row, max_length or getattr(vlm.base.config.get_text_config(), "max_position_embeddings", None), vlm)
-    return row
+    return Row(ids[0].tolist(), chosen, rejected, images, kinds, name)
 
 def _check_tokens(vlm, pair):
     "Refuse text in which the model would read one of its own tokens, such as the end of an answer"
@@ -126,16 +131,16 @@ def _spread(rows, answers=("chosen", "rejected"), pad_id=0, two_way=False):
     return {"rows": found, **{name: batch[name] for name in ("targets", "real", "width")}}
 
 # %% ../nbs/workshop/branches.ipynb #468c5f33
-_PACKED = ("llava", "llava_next", "idefics3", "smolvlm", "paligemma")
-
 def _why_plain(vlm):
-    "Why this model's answers cannot share a row, or nothing if they can"
-    config, text = vlm.base.config, vlm.base.config.get_text_config()
-    if config.model_type not in _PACKED:
-        return f"{config.model_type} is not among {', '.join(_PACKED)}, for which packing was shown to be exact"
-    if set(getattr(text, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        return "some of its layers see only a window of the text"
-    if "mrope_section" in str(getattr(text, "rope_parameters", "")): return "its positions have three dimensions"
+    "Why this model's answers cannot share a row, by its configuration; nothing if a trial is worth while"
+    text = vlm.base.config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    if kinds - {"sliding_attention"}:
+        names = ", ".join(sorted(kinds - {"sliding_attention"}))
+        return f"its {names} layers carry a state from token to token, which no mask keeps apart"
+    if kinds: return "some of its layers see only a window of the text"
+    if getattr(vlm.base.config.vision_config, "deepstack_visual_indexes", None):
+        return "it gives the picture's features to its first layers once more"
 
 # %% ../nbs/workshop/branches.ipynb #5628b6be
 class Branches:
@@ -144,7 +149,7 @@ class Branches:
         vlm: VLM,
         plain: bool = False,  # one row for each answer, through the model's own forward: slower, for comparison
     ):
-        self.vlm, self.why_plain = vlm, _why_plain(vlm) or ("plain=True" if plain else None)
+        self.vlm, self.why_plain = vlm, "plain=True" if plain else _why_plain(vlm)
         self.packed = None if self.why_plain else PackedLayers(vlm.part("language_model"), vlm.prefix_lm)
         self.head = vlm.part("lm_head")
         _extend_head(self.head)
@@ -154,6 +159,9 @@ class Branches:
         def forward(base, *args, branches=None, **kwargs):
             return own(base, *args, **kwargs) if branches is None else self.step(**branches)
         vlm.base.forward = MethodType(forward, vlm.base)   # bound: a deep copy of the model gets its own
+        if not self.why_plain:
+            if not hasattr(vlm.base, "_packing_fault"): vlm.base._packing_fault = self._packing_fault()
+            self.why_plain = vlm.base._packing_fault
 
     def __repr__(self):
         how = f"one row for each answer: {self.why_plain}" if self.why_plain else "answers share a row"
@@ -171,7 +179,21 @@ def collate(self: Branches,
     lay = functools.partial(_spread, two_way=self.vlm.prefix_lm) if self.why_plain else pack
     batch = {"clean": lay(rows, answers, pad_id=pad), "images": _stack([row.images for row in rows])}
     if noisy: batch |= {"noisy": lay(rows, ("chosen",), pad_id=pad), "noisy_images": dict(batch["images"])}
+    if not self.why_plain and hasattr(self.vlm.base.model, "get_rope_index"):
+        for part in ("clean", "noisy")[:1 + noisy]: batch[part]["positions"] = self._positions(rows, batch[part])
     return batch
+
+@patch
+def _positions(self: Branches, rows, packed):
+    "Positions in three dimensions (Qwen-VL): those of the prompt, and answers that go on from its end"
+    found = packed["positions"].expand(3, -1, -1).clone()
+    for i, row in enumerate(rows):
+        n, kinds = len(row.prompt), {name: torch.tensor([values]) for name, values in row.kinds.items()}
+        grid = {name: value for name, value in row.images.items() if name.endswith("grid_thw")}
+        own, _ = self.vlm.base.model.get_rope_index(torch.tensor([row.prompt]), **kinds, **grid)
+        found[:, i] += int(own.max()) + 1 - n
+        found[:, i, :n] = own[:, 0]
+    return found
 
 def _stack(images):
     "The pictures of several rows as one batch; where sizes differ (tiles), the smaller are filled up with zeros"
@@ -212,6 +234,25 @@ def hidden(self: Branches, batch: dict, seen: Any) -> torch.Tensor:
     places = batch["ids"] == self.vlm.image_token_id
     words = base.get_input_embeddings()(batch["ids"].masked_fill(places, 0))
     return self.packed(words.masked_scatter(places[..., None], torch.cat(list(seen)).to(words.dtype)), batch)
+
+@patch
+def _packing_fault(self: Branches):
+    "Score a made-up pair packed and plain: how they differ, or nothing if they agree"
+    if self.vlm.device.type == "meta": return None   # no values to compare
+    batch = Reader(self.vlm).inputs(Image.linear_gradient("L").convert("RGB"), "What is it?")
+    words = [i for i in batch["input_ids"][0].tolist() if i != self.vlm.image_token_id][-7:]
+    row, found = _as_row(batch, words, [*words[::-1], words[0]]), []
+    try:
+        with self.vlm.reading():
+            for self.why_plain in ("trial", None):
+                made = to_device(self.collate([row]), self.vlm.device)
+                seen = made["images"] if self.why_plain else self.look(made["images"])
+                found.append(self.score(self.hidden(made["clean"], seen), made["clean"])[0][0])
+    except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
+        return f"a packed row cannot be computed: {error}"
+    gap = (found[0] - found[1]).abs()
+    limit, gap = (1e-3, gap.max()) if self.vlm.dtype == torch.float32 else (.1, gap.mean())
+    if not gap < limit: return f"in a packed row its log-probabilities differ by {gap:.2g}"
 
 @patch
 def score(self: Branches, h: torch.Tensor, batch: dict, *others: torch.Tensor) -> list:

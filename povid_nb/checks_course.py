@@ -24,22 +24,3 @@ def _effective(fn):
     cases = {(5, 5, 5, 5): 4, (7,): 1, (1000, 0, 0): 1, (3, 1): 2 ** (2 - .75 * 1.584962500721156),
              (1, 1, 2): 2 ** 1.5, (): 0, (0, 0): 0}
     for counts, expected in cases.items(): _expect(f"counts {list(counts)}", fn(list(counts)), expected)
-
-# %% ../nbs/workshop/checks_course.ipynb #691cd406
-@_exercise
-def _image_share(fn):
-    "The share of attention on the picture, from the attention matrices"
-    import torch
-    draw = torch.Generator().manual_seed(0)
-    for tokens, first, patches, start in ((8, 1, 3, 6), (12, 2, 4, 8), (9, 0, 5, 8)):
-        future = torch.ones(tokens, tokens).triu(1).bool()
-        matrices = (torch.randn(2, 3, tokens, tokens, generator=draw) * 2).masked_fill(future, -1e9).softmax(-1)
-        at = torch.arange(tokens)
-        is_image, is_answer = (at >= first) & (at < first + patches), at >= start
-        on_image = lambda row: float(matrices[:, :, row, first:first + patches].sum(-1).mean())
-        share = lambda shift: sum(on_image(t - shift) for t in range(start, tokens)) / (tokens - start)
-        came = fn(matrices.clone(), is_image, is_answer)
-        late = came is not None and abs(share(0) - share(1)) > 1e-3 and abs(came - share(0)) < 1e-5
-        assert not late, "one row too late: the row in which a word stands is about the next word; take the one before"
-        case = f"{tokens} tokens, {patches} of them picture, {tokens - start} of them answer"
-        _expect(case, came if came is None else float(came), share(1), 1e-5)

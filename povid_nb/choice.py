@@ -63,33 +63,32 @@ def _parse_llava(
     else: letter = said[0] if len(said) == 1 else "?"
     return _LETTERS.find(letter) if letter in _LETTERS[:len(options)] else None
 
-def _parse_lenient(
+_REFUSALS = ("Sorry, I can't help with images of people yet.", "I can't process this file.",
+             "I'm sorry, but without the image provided", "Cannot determine the answer")
+
+def _parse_mmbench(
     answer: str,
     options: tuple,  # the texts of the options
 ) -> int | None:
-    "The same; else a lone letter such as '(B)', 'b)' or 'Option B'; else the one option whose text the answer holds"
-    strict = _parse_llava(answer, options)
-    if strict is not None: return strict
-    letters = _LETTERS[:len(options)]
-    alone = re.fullmatch(rf"\s*(?:option |answer:? )?\(?([{letters}])[).:]?\s*", answer, re.IGNORECASE)
-    if alone: return _LETTERS.index(alone[1].upper())
-    holds = lambda option: re.search(rf"\b{re.escape(str(option).rstrip('.').lower())}\b", answer.lower())
-    said = [i for i, option in enumerate(options) if holds(option)]
-    return said[0] if len(said) == 1 else None
+    "The option by VLMEvalKit's exact matching, or None: the one letter near the end, else the one option it contains"
+    if any(refusal in answer for refusal in _REFUSALS): return None
+    words, text = re.sub(r"[.()\[\],:;!*#{}]", " ", answer).split(), answer.lower()
+    letters = [l for l in _LETTERS[:len(options)] if l in words]
+    if len(letters) == 1 and words.index(letters[0]) > len(words) - 5: return _LETTERS.index(letters[0])
+    if len(text) > 2*sum(len(str(option)) for option in options): return None
+    held = [i for i, option in enumerate(options) if str(option).lower() in text]
+    return held[0] if len(held) == 1 else None
 
-_PARSERS: dict[str, Callable] = {"llava": _parse_llava, "lenient": _parse_lenient}
+_PARSERS: dict[str, Callable] = {"llava": _parse_llava, "mmbench": _parse_mmbench}
 
 # %% ../nbs/workshop/choice.ipynb #99180489
-def _measures(categories):
-    "accuracy, circular, ..., and accuracy/CATEGORY, circular/CATEGORY"
-    result = dict(accuracy=lambda s: ratio(s.first, s.n), circular=lambda s: ratio(s.every, s.n),
-                  unread=lambda s: ratio(s.unread, s.asked), says_a=lambda s: ratio(s.says_a, s.asked),
-                  words=lambda s: ratio(s.words, s.asked))
-    for c in categories:
-        for name, column in (("accuracy", "first"), ("circular", "every")):
-            top, bottom = f"{column}/{c}", f"n/{c}"
-            result[f"{name}/{c}"] = lambda s, t=top, b=bottom: ratio(getattr(s, t), getattr(s, b))
-    return result
+def _measures(categories, circular):
+    "accuracy, circular (if the options were turned), ..., and accuracy/CATEGORY, circular/CATEGORY"
+    columns = {"accuracy": "first", "circular": "every"} if circular else {"accuracy": "first"}
+    share = lambda top, bottom: lambda s: ratio(getattr(s, top), getattr(s, bottom))
+    result = {name: share(column, "n") for name, column in columns.items()}
+    result |= {name: share(name, "asked") for name in ("unread", "says_a", "words")}
+    return result | {f"{n}/{c}": share(f"{column}/{c}", f"n/{c}") for c in categories for n, column in columns.items()}
 
 def _question(turns):
     "One question's counts over its turns"
@@ -101,7 +100,7 @@ def _question(turns):
 def score_choices(
     choices: list[Choice],
     answers: list[str],     # in the same order
-    parser: str = "llava",  # llava or lenient
+    parser: str = "llava",  # llava or mmbench
 ) -> Tally:
     "Read the answers and count; turns of one question are found by its id"
     if parser not in _PARSERS: raise ValueError(f"parser {parser!r}: expected {' or '.join(_PARSERS)}")
@@ -110,14 +109,16 @@ def score_choices(
     if not choices: raise ValueError("no questions to score")
     asked = {}
     for c, a in zip(choices, answers): asked.setdefault(c.id, []).append((c, a, _PARSERS[parser](a, c.options)))
+    if len({(c.id, c.turn) for c in choices}) < len(choices): raise ValueError("a question stands twice in one turn")
     rows, first = [_question(turns) for turns in asked.values()], [turns[0][0] for turns in asked.values()]
     columns = {name: [r[name] for r in rows] for name in rows[0]}
     categories = list(dict.fromkeys(c.category for c in first if c.category))
     for category in categories:
         for k in ("n", "first", "every"):
             columns[f"{k}/{category}"] = [v*(c.category == category) for v, c in zip(columns[k], first)]
+    measures = _measures(categories, any(c.turn for c in choices))
     return Tally(bench="choice", ids=[(c.id, c.question, *map(str, c.options)) for c in first], columns=columns,
-                 measures=_measures(categories), shown=("accuracy", "circular", "says_a", "unread", "words"),
+                 measures=measures, shown=tuple(name for name in measures if "/" not in name),
                  protocol={"parser": parser})
 
 # %% ../nbs/workshop/choice.ipynb #d8fb3c58

@@ -274,11 +274,12 @@ def _eval(
     annotations: _option(_PATHS, "COCO JSON, or image id -> object names; may be given twice.") = None,
     questions: _option(_PATHS, "pope: questions as published; may be given several times.") = None,
     synonyms: _option(Optional[Path], "chair: a file in the original's format; left out: our own table.") = None,
-    parser: _option(Optional[str], "How answers are read: pope or vcd; llava or lenient.") = None,
+    parser: _option(Optional[str], "How answers are read: pope or vcd; llava or mmbench.") = None,
     judge: _option(Optional[str], "The judge's model, for the benchmarks that need one.") = None,
     base_url: _option(Optional[str], "The judge's server; left out: OpenAI's.") = None,
     budget: _option(Optional[float], "Dollars for the judge.") = None,
-    harness: _option(Optional[Literal["lmms-eval"]], "Hand the model over to it; --bench names tasks.") = None,
+    harness: _option(Optional[Literal["lmms-eval", "vlmevalkit"]], "Hand the model over; --bench names tasks.") = None,
+    kind: _option(Optional[str], "The harness's class for the model; left out: by its architecture.") = None,
     json: _option(bool, "Print one JSON document.", "--json") = False,
     config: _Config = None,
     model: _Model = None, adapter: _Adapter = None,
@@ -293,7 +294,7 @@ def _eval(
     "Score answers: those in a file, or a model's own; two files compared item by item."
     files = dict(data=data, annotations=annotations, questions=questions, synonyms=synonyms, parser=parser,
                  images=images, prompt=prompt, by=by)
-    if harness: return _show_scores(_harness(bench, model, adapter, out, limit, seed, files), json)
+    if harness: return _show_scores(_harness(harness, bench, model, adapter, out, limit, seed, kind, files), json)
     from povid_nb.benches import evaluate
     if judge:
         from povid_nb.client import Client
@@ -317,12 +318,14 @@ def _eval(
     for score in scores.values(): score.save(out)
     _show_scores(scores, json)
 
-def _harness(bench, model, adapter, out, limit, seed, files):
-    "Tasks of lmms-eval; its own files are its business"
-    from povid_nb.harness import lmms_eval
+def _harness(harness, bench, model, adapter, out, limit, seed, kind, files):
+    "Tasks of another harness; its own files are its business"
+    from povid_nb.harness import lmms_eval, vlmevalkit
+    own = {"include": files.pop("data")} if harness == "lmms-eval" else {}     # a folder of tasks
     if odd := [name for name, value in files.items() if value]:
-        raise ValueError(f"lmms-eval brings its own data: leave out --{', --'.join(odd)}")
-    return lmms_eval(model, bench.split(","), out, adapter, limit=limit, seed=seed)
+        raise ValueError(f"{harness} brings its own data: leave out --{', --'.join(odd)}")
+    run = lmms_eval if harness == "lmms-eval" else vlmevalkit
+    return run(model, bench.split(","), out, adapter, kind=kind, limit=limit, seed=seed, **own)
 
 def _show_scores(scores, as_json):
     "One JSON document, or a table a benchmark"

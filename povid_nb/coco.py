@@ -213,6 +213,13 @@ def read_captions(
     "Pairs of image id and caption; an image twice is refused"
     return [(r.image_id, r.caption) for r in read_rows(path, _Caption, field)]
 
+def _pictures(folder):
+    "The pictures of a folder under their names, with and without ending, and under the ids in these"
+    files = [f for f in sorted(Path(folder).glob("*")) if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")]
+    number = lambda f: f.stem.rsplit("_", 1)[-1].lstrip("0")
+    by_name = {number(f): f for f in files} | {_image_id(f.name): f for f in files}
+    return by_name | {f.stem: f for f in files} | {f.name: f for f in files}
+
 def find_images(
     folder: str | Path,       # of pictures named by their ids, such as 42.jpg or COCO_val2014_000000000042.jpg
     ids: object,              # wanted image ids, or file names
@@ -220,13 +227,11 @@ def find_images(
     seed: int = 0,            # the same seed chooses the same images
 ) -> dict[str, Path]:
     "Image id -> file, for the wanted images that are in the folder"
-    files = [f for f in sorted(Path(folder).glob("*")) if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")]
-    number = lambda f: f.stem.rsplit("_", 1)[-1].lstrip("0")
-    by_name = {number(f): f for f in files} | {_image_id(f.name): f for f in files}
-    by_name |= {f.stem: f for f in files} | {f.name: f for f in files}
+    by_name = _pictures(folder)
     found = {str(i): by_name[name] for i in ids for name in (str(i), _image_id(i)) if name in by_name}
     if not found:
-        raise FileNotFoundError(f"{folder}: none of its {len(files)} pictures has one of the {len(list(ids))} "
-                                f"annotated ids; expected names such as 42.jpg or COCO_val2014_000000000042.jpg")
+        files = len(set(by_name.values()))
+        raise FileNotFoundError(f"{folder}: none of its {files} pictures has one of the {len(list(ids))} annotated "
+                                f"ids; expected names such as 42.jpg or COCO_val2014_000000000042.jpg")
     chosen = sorted(found) if limit is None else random.Random(seed).sample(sorted(found), min(limit, len(found)))
     return {i: found[i] for i in chosen}

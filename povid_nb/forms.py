@@ -47,7 +47,7 @@ _POVID = _PREFERENCE | _NOISE | {"noise_tokens", "own_tokens"}
 
 FORMS = {form.name: form for form in (
     Form("sft", "the right answers alone: the control", rejected=False, reference=False),
-    Form("dpo", "right answers against lies in words", per_token=("ipo",),
+    Form("dpo", "right answers against injected ones", per_token=("ipo",),
          loss=lambda policy, reference, c: dpo_loss(policy, reference, c.beta, c.loss_type, c.label_smoothing),
          options=frozenset(_PREFERENCE | {"loss_type", "label_smoothing"})),
     Form("released", "POVID as its released code computes it: the mean of two DPO losses", noise="clean",

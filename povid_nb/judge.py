@@ -316,5 +316,5 @@ def mmvet(
     together = lambda needs: ["+".join(needs) if len(needs) > 1 else f"{needs[0]} alone"] if needs else []
     needs = {i: sorted(set(q.capability)) for i, q in asked.items()}
     items = {i: (q.question, said[i], needs[i] + together(needs[i])) for i, q in asked.items()}
-    return _summarize("mm-vet", grade(client, prompts, _parse_share, times), items,
+    return _summarize("mmvet", grade(client, prompts, _parse_share, times), items,
                       _protocol(client, template, times, prompt is None), failed)

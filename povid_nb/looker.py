@@ -12,7 +12,7 @@ from pathlib import Path
 import anywidget, traitlets
 import numpy as np
 from . import shift, viz, world
-from .attention import _all_views, _name_of, base_and_tuned
+from .attention import _all_views, _name_of, base_and_tuned, word_classes
 from .vlm import VLM
 
 # %% ../nbs/workshop/looker.ipynb #941d5c37
@@ -68,7 +68,9 @@ class Looker(anywidget.AnyWidget):
         first, key = next(iter(models.values())), f"{i}|{answer}"
         if first.grid is None: raise ValueError(f"the image tokens of {self.vlm.name} form no grid to be lit up")
         self.found[key], words = models, first.words()
-        begin, share = first.tokens_of(first.things()[0])[0], first.image_share()
+        kinds, share = word_classes(first, getattr(self.subjects[i], "objects", None)), first.image_share()
+        begin = first.tokens_of(first.things()[0])[0]
+        if "hallucinated" in kinds: begin = kinds.index("hallucinated")         # open where the fault is
         known = dict(words=[word for word, _ in words], means=[round(float(share[t].mean()), 4) for _, t in words],
                      grid=list(first.grid), models=[_packed(*model, self.kept) for model in models.items()])
         chosen = next((n for n, (_, tokens) in enumerate(words) if begin in tokens), 0)

@@ -33,11 +33,25 @@ def _objects(text):
         if all(isinstance(v, str) for v in value): return value
     return None
 
+_NOT_NOUNS = set("a an the this that some any another one two three four five several many few other and or of with in on "
+                 "at by near black white red blue green yellow brown gray grey pink purple small large big little "
+                 "tiny huge tall short long old young new open closed empty full bright dark colorful wooden".split())
+
+def _terms(objects, vocabulary):
+    "The vocabulary's terms that the listed objects are: two words if they hold two, else each noun phrase as a whole"
+    known, found = vocabulary._terms, set()
+    for object in objects:
+        words = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", object.lower())
+        runs = " ".join("," if word in _NOT_NOUNS else word for word in words).split(",")
+        pairs = [pair for pair in (" ".join(p) for p in zip(words, words[1:])) if pair in known]
+        found |= {known[phrase] for phrase in pairs or map(str.strip, runs) if known.get(phrase)}
+    return {term for term in found if vocabulary.unless.get(term) not in found}
+
 def _row(answer, objects, truth, vocabulary):
-    named = {(m.kind, o.lower()) for o in objects or [] for m in vocabulary.find(o)}
-    wrong, kinds = sum(kind not in truth for kind, _ in named), {kind for kind, _ in named}
-    return dict(any_wrong=wrong > 0, any_named=bool(named), wrong=wrong, mentions=len(named), there=len(truth),
-                found=len(kinds & truth), words=len(answer.split()), unread=objects is None, n=1)
+    kinds = [vocabulary.names[term] for term in _terms(objects or [], vocabulary)]
+    wrong = sum(kind not in truth for kind in kinds)
+    return dict(any_wrong=wrong > 0, any_named=bool(kinds), wrong=wrong, mentions=len(kinds), there=len(truth),
+                found=len(truth & set(kinds)), words=len(answer.split()), unread=objects is None, n=1)
 
 def score_objects(
     client: Any,             # a `povid_nb.client.Client` that lists objects

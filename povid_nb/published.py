@@ -6,13 +6,14 @@
 __all__ = []
 
 # %% ../nbs/workshop/published.ipynb #2139daae
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 from pydantic import AliasChoices, Field
 from . import amber, chair, choice, coco, judge, pope, world, yesno
 from .hallusion import score_figures
 from .objhal import score_objects
-from .read import Schema, _Id, _ImageId, _Text, read_json, read_rows
+from .read import Schema, _Id, _image_id, _ImageId, _Text, read_json, read_rows
 from .stats import Tally
 
 # %% ../nbs/workshop/published.ipynb #cc5ab159
@@ -36,7 +37,7 @@ def _names(paths):
 
 class _Bench:
     name: ClassVar[str]
-    images = None
+    images = found = None
 
     def items(self) -> list[dict]: raise NotImplementedError
     def score(self, items, said) -> list[Tally]: raise NotImplementedError
@@ -47,8 +48,10 @@ class _Bench:
     def picture(self, name):
         "The file of a picture; a name alone where there is no folder, as for answers from a file"
         if self.images is None: return name
-        try: return next(iter(coco.find_images(self.images, [name]).values()))
-        except FileNotFoundError: raise FileNotFoundError(f"{self.images}: no picture {name}") from None
+        if self.found is None: self.found = coco._pictures(self.images)
+        file = self.found.get(name) or self.found.get(_image_id(name))
+        if file is None: raise FileNotFoundError(f"{self.images}: no picture {name}")
+        return file
 
     def read(self, answers, field):
         "(items, id -> reply) of files of answers"
@@ -285,11 +288,12 @@ class _ScienceQA(_Bench):
 
     def score(self, items, said):
         ids = [i["id"] for i in items]
-        return [choice.score_choices([self.choices[i] for i in ids], [said[i] for i in ids], self.parser)]
+        tally = choice.score_choices([self.choices[i] for i in ids], [said[i] for i in ids], self.parser)
+        return [replace(tally, bench=self.name)]
 
 class _MMBench(_Bench):
     name = "mmbench"
-    def __init__(self, data, parser="lenient", rotate=True):
+    def __init__(self, data, parser="mmbench", rotate=True):
         self.choices, self.parser = choice.read_mmbench(data), parser
         self.turns = choice.rotations(self.choices) if rotate else self.choices
 
@@ -309,7 +313,8 @@ class _MMBench(_Bench):
         return items, model.replies(self.name, items)
 
     def score(self, items, said):
-        return [choice.score_choices([i["choice"] for i in items], [said[i["id"]] for i in items], self.parser)]
+        tally = choice.score_choices([i["choice"] for i in items], [said[i["id"]] for i in items], self.parser)
+        return [replace(tally, bench=self.name)]
 
     def original(self, items, said):
         row = lambda i: dict(question_id=i["choice"].id, round_id=i["choice"].turn, text=said[i["id"]])

@@ -302,7 +302,7 @@ def train(
     vlm: VLM,                            # without an adapter
     data: Any,                           # pairs, a file, a folder, a table
     out: str | Path,                     # folder for all that is written
-    stage: str | int = "both",           # "1": lies in words; "2": and noise; "both": one after the other
+    stage: str | int = "both",           # "1": injected answers; "2": and noise; "both": one after the other
     between: str | None = None,          # stage 1 under stage 2: merge, stack; None: merge in float32, else stack
     adapter: str | Path | None = None,   # folder of a stage-1 adapter, for stage "2" alone
     eval_data: Any = None,

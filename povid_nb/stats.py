@@ -141,7 +141,7 @@ class Scores:
     def to_dict(self) -> dict:
         "Plain numbers on top, their intervals and the protocol below: ready for JSON"
         return {"bench": self.bench, **{k: v.value for k, v in self.values.items()}, "n": self.n,
-                "intervals": {k: [v.low, v.high] for k, v in self.values.items()},
+                "intervals": {k: [v.low, v.high] if v.low == v.low else None for k, v in self.values.items()},
                 "protocol": {**self.protocol, "versions": versions()}}
 
     def to_json(self) -> str:
@@ -150,7 +150,8 @@ class Scores:
 
     def table(self) -> str:
         "The values as a Markdown table, the protocol under it"
-        rows = [f"| {k} | {v.value:.3f} | {v.low:.3f} to {v.high:.3f} |" for k, v in self.values.items()]
+        interval = lambda v: f"{v.low:.3f} to {v.high:.3f}" if v.low == v.low else "not given"
+        rows = [f"| {k} | {v.value:.3f} | {interval(v)} |" for k, v in self.values.items()]
         how = "; ".join(f"{k}: {v}" for k, v in self.protocol.items() if k != "warnings")
         warnings = [f"warning: {warning}" for warning in self.protocol.get("warnings", ())]
         head = [f"| {self.bench} (n = {self.n}) | value | 95 % |", "|---|---|---|"]

@@ -151,7 +151,7 @@ def _noisy_images(vlm, batch, args, epoch, progress):
     "The noisy pictures of a batch, as the model takes them"
     steps, names = zip(*(_noise_of(args, key, epoch, progress) for key in batch["keys"]))
     images = batch["branches"]["images"]
-    if args.noise_space == "processed":
+    if args.noise_space == "processed" and images["pixel_values"].dim() > 3:   # flat patches hold a pixel twice
         return images | {"pixel_values": noisy_pixels(images, steps, names, args.seed)}, steps
     reader, found = Reader(vlm), []
     for pair, k, name in zip(batch["pairs"], steps, names):

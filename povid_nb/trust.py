@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from . import shift, stats, world
-from .attention import _AVERAGE, _VOCABULARY, _grid_of, _name_of, attend, watch
+from .attention import _AVERAGE, _VOCABULARY, _grid_of, _name_of, attend
 from .vlm import VLM
+from .watch import watch
 
 # %% ../nbs/workshop/trust.ipynb #6fdd6dc0
 def gradient_maps(

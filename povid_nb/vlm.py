@@ -32,9 +32,11 @@ class VLM:
         self.model, self.processor, self.name = model.eval(), processor, str(name)
         self.tokenizer, self.image_token_id = processor.tokenizer, _image_token_of(model.config, processor)
         self.image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        self.image_mark = str(getattr(processor, "image_token", None) or self.image_token)   # in a conversation
         self.prefix_lm = model.config.model_type == "paligemma"   # its prompt is read in both directions
         eye = processor.image_processor                           # one picture, one field of pixels:
         if getattr(eye, "do_image_splitting", False): eye.do_image_splitting = False
+        self._uncut = {"images_kwargs": {"crop_to_patches": False}} if hasattr(eye, "crop_to_patches") else {}
 
     @property
     def base(self) -> torch.nn.Module:
@@ -52,6 +54,7 @@ class VLM:
 def _image_token_of(config, processor):
     "The id of the token that stands for a piece of picture"
     ours, theirs = (getattr(holder, "image_token_id", None) for holder in (config, processor))
+    theirs = getattr(processor.tokenizer, "image_token_id", theirs)   # Gemma 3's processor has another one
     if ours is None:
         raise ValueError(f"the configuration of this {config.model_type} model has no image_token_id, "
                          "so picture and words cannot be told apart")
@@ -153,7 +156,7 @@ def check(self: VLM, images: Any, **texts: Any) -> tuple:
     for name, i, text in [(name, i, text) for name in texts if name in rows for i, text in enumerate(rows[name])]:
         if not isinstance(text, str): raise TypeError(f"{name} {i} should be a text, got {type(text).__name__}")
         if not text.strip(): raise ValueError(f"{name} {i} is empty: there is nothing to read")
-        if self.image_token in text:
+        if self.image_token in text or self.image_mark in text:
             raise ValueError(f"{name} {i} contains {self.image_token!r}, which stands for the picture: "
                              "leave it out, the picture is put in place for you")
     return rows, single
@@ -162,17 +165,17 @@ def check(self: VLM, images: Any, **texts: Any) -> tuple:
 @patch
 def _prompt_inputs(self: VLM, images, texts, pixels=None):
     "Tensors of the prompts alone, padded on the left"
-    if any(self.image_token not in text for text in texts):
+    if any(self.image_mark not in text for text in texts):
         raise ValueError(f"the chat template of {self.name} left the picture out of the prompt; "
                          "it may belong to a text-only model")
-    options, bos = dict(padding=True, padding_side="left", return_tensors="pt"), self.tokenizer.bos_token
-    if bos and texts[0].startswith(bos): options["add_special_tokens"] = False   # the template has written it
+    options = dict(padding=True, padding_side="left", return_tensors="pt", **self._uncut)
+    if texts[0].startswith(self.tokenizer.bos_token or texts[0] + "?"): options["add_special_tokens"] = False
     if self.prefix_lm: texts = [t.removesuffix("\n") for t in texts]             # this processor adds it by itself
     opened = {id(image): open_image(image) for image in {id(image): image for image in images}.values()}
-    batch = self.processor(images=[opened[id(image)] for image in images], text=texts, **options)
-    batch = {name: value for name, value in batch.items() if name != "labels"}
+    batch = self.processor(images=[[opened[id(image)]] for image in images], text=texts, **options)
     if pixels is not None: batch["pixel_values"] = _changed(batch["pixel_values"], pixels)
-    return {k: v.to(self.device, self.dtype if v.is_floating_point() else v.dtype) for k, v in batch.items()}
+    return {k: v.to(self.device, self.dtype if v.is_floating_point() else v.dtype)
+            for k, v in batch.items() if k != "labels"}
 
 def _changed(values, pixels):
     "What the hook makes of the pixels, which must keep their shape"

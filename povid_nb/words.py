@@ -47,8 +47,9 @@ def _portions(rows, size, max_tokens):
 def _tower_tokens(vlm, batch):
     "How many patches the tower reads of each picture"
     values, n = batch["pixel_values"], len(batch["input_ids"])
-    if values.dim() == 2: return math.ceil(len(values) / n)        # Qwen: the rows are patches
+    if values.dim() < 4: return math.ceil(values.shape[:-1].numel() / n)        # the rows are patches
     patch = getattr(vlm.base.config.vision_config, "patch_size", 1)
+    patch = patch if isinstance(patch, int) else patch[0]
     channels, height, width = values.shape[-3:]
     return values[0].numel() // (channels * height * width) * (height // patch) * (width // patch)
 

@@ -5,6 +5,23 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALL
                   OMP_WAIT_POLICY="PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+def name_operators():
+    """torchvision from PyPI wants CUDA; beside a torch for CPUs its Python part runs once its operators have names
+
+    Only with it can the processors be tested that read pictures through torchvision alone (LFM2-VL).
+    """
+    import importlib.util, re, torch
+    there = importlib.util.find_spec("torchvision")
+    if not there: return
+    try: import torchvision   # noqa: F401
+    except RuntimeError:
+        text = open(f"{there.submodule_search_locations[0]}/_meta_registrations.py").read()
+        library = torch.library.Library("torchvision", "DEF")
+        for name in set(re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', text)): library.define(f"{name}(Tensor a) -> Tensor")
+        return library
+
+
+KEPT = name_operators()
 import pytest   # noqa: E402  (after the environment is set, for plugins that import torch)
 
 

@@ -55,6 +55,7 @@ FLOORS = {
     # 6: what is done with it
     "shift": 6,
     "inject": 6,
+    "watch": 6,
     "attention": 6,
     "branches": 6,
     "packing": 6,
@@ -81,6 +82,7 @@ FLOORS = {
     "checks_measure": 10,
     "checks_noise": 10,
     "checks_learn": 10,
+    "checks_look": 10,
     "checks_beyond": 10,
     "doctor": 9,
     "cli": 10,

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_models as tiny   # noqa: E402
-from povid_nb import attention, attention_plots as plots, trust   # noqa: E402
+from povid_nb import attention, attention_plots as plots, trust, watch   # noqa: E402
 from povid_nb.looker import Looker   # noqa: E402
 from povid_nb.vlm import VLM   # noqa: E402
 
@@ -57,8 +57,8 @@ def test_lines_are_those_of_the_model(vlm, loaded_as):
     with vlm.reading(): plain = vlm.model(**batch, use_cache=False).logits
     seen = {}
     def see(layer): seen[layer.number] = [layer.probs(row, slice(None)) for row in range(3)]
-    with vlm.reading(), attention.watch(vlm, see): watched = vlm.model(**batch, use_cache=False).logits
-    assert settings(vlm) == before and not attention._WATCHED
+    with vlm.reading(), watch.watch(vlm, see): watched = vlm.model(**batch, use_cache=False).logits
+    assert settings(vlm) == before and not watch._WATCHED
     real = batch["attention_mask"].bool()
     assert torch.allclose(plain[real], watched[real], atol=1e-4)
     assert sorted(seen) == [0, 1]                              # the layers of the language model, and none of the tower
@@ -115,7 +115,7 @@ def test_same_lines_while_writing_with_the_cache(vlm):
         scores = torch.full_like(scores, -1e9)
         scores[:, [*ids, vlm.end_id()][written.shape[1] - start]] = 0
         return scores
-    with attention.watch(vlm, see): assert vlm.describe(image, prompt, logits_processor=[dictate]) == answer
+    with watch.watch(vlm, see): assert vlm.describe(image, prompt, logits_processor=[dictate]) == answer
     is_image = (batch["input_ids"][0] == vlm.image_token_id).nonzero()[:, 0]
     stepwise = torch.stack([line[:, is_image].sum(-1) for line in parts]).view(len(ids) + 1, 2, -1).permute(1, 2, 0)
     assert np.allclose(stepwise, look.shares[..., 1] + look.shares[..., 2], atol=1e-5)
@@ -124,7 +124,7 @@ def test_same_lines_while_writing_with_the_cache(vlm):
 def test_writing_under_watch_writes_the_same(vlm):
     "Greedy writing in a batch padded on the left"
     plain = vlm.describe(PICTURES, PROMPTS, max_new_tokens=8)
-    with attention.watch(vlm, lambda layer: layer.probs(0, slice(-1, None))): assert vlm.describe(PICTURES, PROMPTS, max_new_tokens=8) == plain
+    with watch.watch(vlm, lambda layer: layer.probs(0, slice(-1, None))): assert vlm.describe(PICTURES, PROMPTS, max_new_tokens=8) == plain
 
 
 # ---- Rollout and gradient --------------------------------------------------------------------------------------------
@@ -224,23 +224,22 @@ def test_figures_and_widget_on_every_architecture(name):
 
 
 def test_a_model_that_cannot_be_watched(llava, monkeypatch):
-    monkeypatch.setattr(attention, "_WATCHED", {})                # as if its attention never came by
-    monkeypatch.setattr(attention, "_attention_forward", lambda *a, **k: None)
+    monkeypatch.setattr(watch, "_WATCHED", {})                # as if its attention never came by
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    AttentionInterface.register(attention._NAME, sdpa_attention_forward)
+    AttentionInterface.register(watch._NAME, sdpa_attention_forward)
     try:
-        with pytest.raises(ValueError, match="no attention layer of tiny llava passed through transformers' AttentionInterface"): attention.attend(llava, PICTURES[0], "What", "no")
+        with pytest.raises(ValueError, match="no attention layer of tiny llava could be watched"): attention.attend(llava, PICTURES[0], "What", "no")
     finally:
         monkeypatch.undo()
-        AttentionInterface.register(attention._NAME, attention._attention_forward)
+        AttentionInterface.register(watch._NAME, watch._attention_forward)
     assert settings(llava) == ["sdpa"] * 3
 
 
 def test_an_error_while_looking_leaves_the_model_as_it_was(llava):
     def see(layer): raise KeyError
-    with pytest.raises(KeyError), llava.reading(), attention.watch(llava, see): llava.model(**llava.inputs(PICTURES[0], "What"))
-    assert settings(llava) == ["sdpa"] * 3 and not attention._WATCHED
+    with pytest.raises(KeyError), llava.reading(), watch.watch(llava, see): llava.model(**llava.inputs(PICTURES[0], "What"))
+    assert settings(llava) == ["sdpa"] * 3 and not watch._WATCHED
 
 
 # ---- Memory ----------------------------------------------------------------------------------------------------------

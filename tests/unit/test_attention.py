@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from povid_nb import attention, check, coco, trust, world
+from povid_nb import attention, coco, trust, world
 from povid_nb.attention import _AVERAGE, Attention, ImageShares, _Tally
 from povid_nb.vlm import VLM
 
@@ -214,13 +214,3 @@ def test_povid_attend(tmp_path, vlm):
         assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1 and not (tmp_path/"none").exists()
     done = povid("attend", tmp_path/"nothing.png")
     assert done.returncode == 1 and done.stderr == f"error: no image file at {tmp_path}/nothing.png\n"
-
-
-def test_exercise():
-    right = lambda t, image, answer: float(t[:, :, answer.roll(-1)][..., image].sum(-1).mean())
-    assert check.image_share(right, keep=False)
-    wrong = [lambda t, image, answer: None, lambda t, image, answer: float(t[:, :, answer][..., image].sum(-1).mean()),
-             lambda t, image, answer: float(t[:, :, answer.roll(-1)][..., image].mean()), lambda t, image, answer: float(t[0, :, answer.roll(-1)][..., image].sum(-1).mean())]
-    for fn in wrong:
-        assert not check.image_share(fn, keep=False)
-    assert "one row too late" in check._why_not(wrong[1], check._ATTEMPTS["image_share"])

@@ -1,5 +1,5 @@
 """benches: every benchmark by name, from files of answers and from a model, on the command line, with answers that its original can read."""
-import base64, io, itertools, json
+import base64, io, json
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -7,7 +7,6 @@ from povid_nb import benches, coco, published
 from povid_nb.benches import BENCHES, evaluate
 from povid_nb.cli import app
 from povid_nb.client import Outcome
-from povid_nb.hallusion import score_figures
 from povid_nb.objhal import _objects, score_objects
 
 
@@ -110,7 +109,7 @@ def all_files(folder):
 VERDICTS = {"objhal": '["cat", "couch"]', "mmhal": "Rating: 5", "mmvet": "0.5", "llava-bench": "8 6"}
 NEEDS = {"chair": lambda f: dict(annotations=f/"truth.json"), "pope": lambda f: dict(annotations=f/"truth.json", by="generation"), "amber": lambda f: dict(data=f/"amber"), "objhal": lambda f: dict(data=f/"objhal.jsonl", annotations=f/"truth.json"),
          "mmhal": lambda f: dict(data=f/"mmhal.json"), "mmvet": lambda f: dict(data=f/"mmvet.json"), "llava-bench": lambda f: dict(data=f/"llava"), "sqa": lambda f: dict(data=f/"sqa"), "mmbench": lambda f: dict(data=f/"mmbench.tsv"), "hallusionbench": lambda f: dict(data=f/"hallusion.json")}
-EXPECTED = {"objhal": {"response": .5, "mention": .25}, "mmhal": {"mean": 5, "hallucination": 0}, "mmvet": {"mean": .5, "mean/rec": .5}, "llava-bench": {"relative": 75, "relative/conv": 75}, "choice": {"accuracy": 1},
+EXPECTED = {"objhal": {"response": .5, "mention": .25}, "mmhal": {"mean": 5, "hallucination": 0}, "mmvet": {"mean": .5, "mean/rec": .5}, "llava-bench": {"relative": 75, "relative/conv": 75}, "sqa": {"accuracy": 1}, "mmbench": {"accuracy": 1, "circular": 0},
             "hallusionbench": {"all": .5, "figure": .5, "question": 0, "yes_ratio": 1}, "amber-generative": {"chair": 1, "cover": 0, "hal": 1, "cog": 0}, "amber-discriminative": {"accuracy": 1, "recall/relation": 1}}
 
 
@@ -167,30 +166,11 @@ def test_eval_compares_two_files(folder):
 
 
 def test_lmms_eval_refuses_files_of_ours(folder):
-    result = SHELL.invoke(app, ["eval", "--harness", "lmms-eval", "--bench", "pope", "--data", str(folder)])
-    assert result.exit_code == 1 and "leave out --data" in result.output
+    result = SHELL.invoke(app, ["eval", "--harness", "lmms-eval", "--bench", "pope", "--questions", str(folder/"q.json")])
+    assert result.exit_code == 1 and "leave out --questions" in result.output
 
 
-# ---- HallusionBench and Object HalBench against their rules
-
-def test_hallusionbench_against_the_rule():
-    "The original's counts, in plain lines, over 300 constructed answers"
-    import random
-    rng, rows = random.Random(0), []
-    for category, s, f, q in itertools.product(["VD", "VS"], range(5), range(3), range(2)):
-        rows.append(dict(category=category, subcategory="x", set_id=str(s), figure_id=str(f), question_id=str(q), question=f"{q}?", gt_answer=rng.choice("01"),
-                         answer=rng.choice(["Yes, it is.", "No.", "yes", "no, not at all", "Perhaps", "Yes and no", ""])))
-    read = lambda a: "1" if a.lower().startswith("yes") and "no" not in a.lower() else "0" if a.lower().startswith("no") else "2"
-    right = lambda r: read(r["answer"]) == r["gt_answer"] or (read(r["answer"]) == "2" and (r["category"], r["figure_id"]) == ("VS", "0"))
-    figures, questions = {}, {}
-    for r in rows:
-        if (r["category"], r["figure_id"]) != ("VS", "0"): figures.setdefault((r["category"], r["set_id"], r["figure_id"]), []).append(right(r))
-        questions.setdefault((r["category"], r["set_id"], r["question_id"]), []).append(right(r))
-    t = score_figures(rows)
-    assert t.all == sum(map(right, rows))/len(rows)
-    assert t.figure == sum(map(all, figures.values()))/len(figures) and t.question == sum(map(all, questions.values()))/len(questions)
-    assert t.unread == sum(read(r["answer"]) == "2" for r in rows)/len(rows) and 0 < t.figure < t.all < 1
-
+# ---- Object HalBench by hand
 
 @pytest.mark.parametrize("reply, objects", [('["a cat"]', ["a cat"]), ('Sure:\n```json\n["cup", "fork"]\n```', ["cup", "fork"]), ("[]", []), ('first ["x"] then ["y"]', ["y"]), ("none", None), ("[1, 2]", None), ('["a"', None), ("", None)])
 def test_lists_of_objects(reply, objects): assert _objects(reply) == objects
