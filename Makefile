@@ -11,7 +11,7 @@ export PYTHONPATH := $(CURDIR)
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lab outputs links docs hooks
+.PHONY: help env demo test lab live outputs links docs hooks
 
 help:    ## show this list
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/: [^#]*##/\t/' | awk -F'\t' '{printf "make %-9s%s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ test: env    ## check that notebooks and modules are in step, then run every not
 
 lab: env    ## open the course in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb
+
+live: env    ## build the page with the model in it into build/live, and compare it with torch (needs Node)
+	$(BIN)/python -m tools.live
 
 outputs: env    ## run the notebooks and save what they show (one of them: make outputs NB=03_noise)
 	$(BIN)/python -m tools.outputs $(NB)

@@ -10,7 +10,7 @@ cfg = config["DEFAULT"]
 
 statuses = ["1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta", "5 - Production/Stable"]
 pythons = ["3.11", "3.12", "3.13"]
-needs = {extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "gpu")}
+needs = {extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "gpu", "live")}
 
 setup(
     name=cfg["lib_name"],

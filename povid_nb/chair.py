@@ -124,6 +124,13 @@ def like_for_like(
     return found | {"equal length": same[0].compare(same[1], draws),
                     "equal recall": reduced[id(first)].compare(reduced[id(second)], draws)}
 
+def _verdict(compared):
+    "What a comparison at equal recall says, in a few words"
+    change = compared["equal recall"]["chair_s"]
+    if change.p >= .05: return "no clear difference at equal recall: what changed may be the length alone"
+    if change.difference > 0: return "worse: more captions hallucinate at equal recall"
+    return "better, and not only quieter: fewer captions hallucinate at equal recall, too"
+
 # %% ../nbs/workshop/chair.ipynb #d9424df6
 def describe_all(
     vlm: Any,                              # a `povid_nb.vlm.VLM`

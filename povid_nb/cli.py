@@ -304,7 +304,7 @@ def _eval(
         raise ValueError("--model and --adapter belong to a model that answers; here the answers are given")
     if compare:
         first, second = (evaluate(bench, answers=path, field=field, **files) for path in compare)
-        return _show_differences({name: first[name].compare(second[name]) for name in first}, json)
+        return _show_differences(first, second, json)
     answerer = {}
     if not given:
         for name, value in (("--limit", limit), ("--max-new-tokens", max_new_tokens)):
@@ -332,11 +332,20 @@ def _show_scores(scores, as_json):
     document = {name: score.to_dict() for name, score in scores.items()}
     typer.echo(json.dumps(document, indent=1) if as_json else "\n\n".join(s.table() for s in scores.values()))
 
-def _show_differences(found, as_json):
-    "Paired differences with intervals and p"
+def _show_differences(first, second, as_json):
+    "Paired differences with intervals and p; captions also at equal length and equal recall, which come first"
+    from povid_nb import chair
+    found, verdict = {}, []
+    for name, tally in first.items():
+        if name == "chair":
+            fair = chair.like_for_like(tally, second[name])
+            verdict = [f"chair: {chair._verdict(fair)}"]
+            found |= {f"chair at {how}": fair[how] for how in ("equal length", "equal recall")}
+        found[name] = fair["as they are"] if name == "chair" else tally.compare(second[name])
     document = {name: {k: c._asdict() for k, c in values.items()} for name, values in found.items()}
     lines = [f"{name:22} {k:24} {c}" for name, values in found.items() for k, c in values.items()]
-    typer.echo(json.dumps(document, indent=1) if as_json else "\n".join(["second minus first, 95 %:", *lines]))
+    lines = [*verdict, "second minus first, 95 %:", *lines]
+    typer.echo(json.dumps(document, indent=1) if as_json else "\n".join(lines))
 
 # %% ../nbs/workshop/cli.ipynb #cdd0307e
 _Picture = _argument(Path, "A picture.")

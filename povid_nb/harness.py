@@ -49,7 +49,7 @@ def _handed_over(name, model, adapter, kind, out):
 def _results(name, command, out, pattern):
     "Run the harness; the files of results that are new, oldest first"
     before = {path: path.stat().st_mtime_ns for path in Path(out).rglob(pattern)}
-    status = subprocess.run(command).returncode
+    status = subprocess.run(command, stdout=2).returncode     # stdout is for our own document
     if status: raise RuntimeError(f"{name} ended with status {status}; what it said stands above")
     new = [path for path in Path(out).rglob(pattern) if before.get(path) != path.stat().st_mtime_ns]
     if not new: raise RuntimeError(f"{name} left no results in {out}; what went wrong stands above")
@@ -60,7 +60,7 @@ def _interval(value, error=None):
     known = isinstance(error, (int, float))
     return Interval(value, *((value - 1.96*error, value + 1.96*error) if known else (float("nan"), float("nan"))))
 
-# %% ../nbs/workshop/harness.ipynb #bc733503
+# %% ../nbs/workshop/harness.ipynb #6b0471aa
 def _scores(document, protocol):
     "The results of lmms-eval's JSON: task -> scores with their standard errors as intervals"
     found = {}
@@ -68,7 +68,7 @@ def _scores(document, protocol):
         values = {}
         for key, value in row.items():      # a metric's name, a comma, and the filter of the answers
             name, _, filter = key.partition(",")
-            if name.endswith("_stderr") or isinstance(value, bool) or not isinstance(value, (int, float)): continue
+            if "_stderr" in name or isinstance(value, bool) or not isinstance(value, (int, float)): continue
             error = row.get(f"{name}_stderr,{filter}")
             values[name if filter in ("", "none") else f"{name}/{filter}"] = _interval(value, error)
         n = document.get("n-samples", {}).get(task, {}).get("effective", 0)

@@ -82,11 +82,13 @@ def differences(found: Mapping, split: str) -> dict[tuple[str, str], dict[str, s
     wanted = [("base", who) for who in found if who != "base"] + [("sft", last)] * ("sft" in found and last != "sft")
     return {(a, b): found[a][split]["captions"].compare(found[b][split]["captions"]) for a, b in wanted}
 
+def _signed(c):
+    "A difference in points, with its interval and p"
+    value, low, high = (f"{100 * v:+.1f}" for v in (c.difference, c.low, c.high))
+    return _cell(value, f"{low} to {high}, " + (f"p {c.p:.3f}" if c.p >= .001 else "p &lt; .001"))
+
 def _difference_table(found, split):
-    in_points = lambda c: [f"{100 * value:+.1f}" for value in (c.difference, c.low, c.high)]
-    p = lambda c: f"p {c.p:.3f}" if c.p >= .001 else "p &lt; .001"
-    signed = lambda c: _cell(in_points(c)[0], f"{' to '.join(in_points(c)[1:])}, {p(c)}")
-    rows = [[_cell(MODELS[b].label, f"less {MODELS[a].label}"), *(signed(changes[key]) for key in _CAPTIONS)]
+    rows = [[_cell(MODELS[b].label, f"less {MODELS[a].label}"), *(_signed(changes[key]) for key in _CAPTIONS)]
             for (a, b), changes in differences(found, split).items()]
     return _table(rows, ["difference, in points", *_CAPTIONS.values()]) if rows else ""
 
@@ -111,8 +113,14 @@ def _trade_off(found: Mapping, split: str, ax: Any = None) -> Any:
     return ax
 
 # %% ../nbs/workshop/report.ipynb #5770780f
-def _answer(found):
-    "The outcome in a few sentences for each split"
+def _like_for_like(found):
+    "{split: the last model against the first: as they are, at equal length, at equal recall}; nothing for one model"
+    first, last = list(found)[0], list(found)[-1]
+    pairs = {split: [found[who][split]["captions"] for who in (first, last)] for split in found[first]}
+    return {split: chair.like_for_like(*both) for split, both in pairs.items()} if first != last else {}
+
+def _answer(found, fair):
+    "The outcome in a few sentences for each split; `fair` from `_like_for_like`"
     rate = lambda who, split, key: f'{100 * found[who][split]["chair"][key].value:.0f} %'
     last, text = list(found)[-1], []
     for split in found["base"]:
@@ -123,6 +131,10 @@ def _answer(found):
         if "sft" in found:
             said += (" Fine-tuning on the same right answers alone, without preference pairs, reaches "
                      f"{rate('sft', split, 'chair_s')} and {rate('sft', split, 'recall')}.")
+        if split in fair:
+            points = {how: f'{100 * changes["chair_s"].difference:+.0f}' for how, changes in fair[split].items()}
+            said += (f" The difference is {points['as they are']} points, {points['equal length']} at equal length "
+                     f"and {points['equal recall']} at equal recall. {chair._verdict(fair[split]).capitalize()}.")
         text.append(said)
     return text
 
@@ -177,11 +189,25 @@ def _figure(draw, alt, width=None):
 
 def _section(title, *parts): return "\n".join([f"<h2>{html.escape(title)}</h2>", *filter(None, parts)])
 
-def _split_part(found, split):
+def _fair_table(found, fair):
+    "The last model less the first: as they are, at equal length, at equal recall"
+    rows = [[how, *(_signed(changes[key]) for key in _CAPTIONS)] for how, changes in fair.items()]
+    what = f"{MODELS[list(found)[-1]].label} less {MODELS[list(found)[0]].label}, in points"
+    return _table(rows, [what, *_CAPTIONS.values()]) + _note(f"{chair._verdict(fair).capitalize()}.")
+
+def _hidden(found, split, part):
+    "What the headline hides: every value that the benchmark shows, for each model"
+    return stats.draw_side_by_side({MODELS[who].label: models[split][part] for who, models in found.items()})
+
+def _split_part(found, split, fair):
     title = _SPLITS.get(split, split)
     alt = f"Captions that hallucinate against objects named, {title.lower()}; the figures are in the table above"
-    return "\n".join([f"<h3>{html.escape(title)}</h3>", _score_tables(found, split), _difference_table(found, split),
-                      _figure(lambda: _trade_off(found, split).figure, alt, 520)])
+    alt_of = "{}: the headline, and length, recall or yes-rate beside it, for each model".format
+    hidden = [_figure(lambda: _hidden(found, split, part), alt_of(part), 720)
+              for part in ("chair", "pope") if part in found["base"][split]]
+    return "\n".join([f"<h3>{html.escape(title)}</h3>", _fair_table(found, fair[split]) if split in fair else "",
+                      _score_tables(found, split), _difference_table(found, split),
+                      _figure(lambda: _trade_off(found, split).figure, alt, 520), *hidden])
 
 # %% ../nbs/workshop/report.ipynb #bb6dc801
 def report_page(
@@ -194,6 +220,7 @@ def report_page(
 ) -> str:
     "The report of a run as HTML source"
     viz.style()
+    fair = _like_for_like(found)
     split = "counter" if "counter" in found["base"] else next(iter(found["base"]))
     n = sum(models["chair"].n for models in found["base"].values())
     worse = ["<h3>Where it got worse</h3>", _note("Pictures that only the tuned model describes wrongly."),
@@ -208,14 +235,15 @@ def report_page(
         "<h1>Does it name only what is there?</h1>",
         f"<p>The model <b>{html.escape(name)}</b> described {n} pictures it had never seen.</p>",
         f'<div style="display:flex;flex-wrap:wrap;gap:1rem">{charts}</div>',
-        *(f"<p>{html.escape(text)}</p>" for text in _answer(found)),
+        *(f"<p>{html.escape(text)}</p>" for text in _answer(found, fair)),
         _section("What it says", _note("The first pictures that the untuned model describes wrongly, errors marked."),
                  _before_after(found, split), *worse),
         _section("What was measured",
                  _note("In percent, with 95 % bootstrap intervals over pictures. A model that says less hallucinates "
-                       "less, so recall and length stand beside CHAIR. The dotted line in each figure is the untuned "
+                       "less, so the first table compares captions cut to the same length, and captions "
+                       "cut until both models name as much. The dotted line in each figure is the untuned "
                        "model with its captions cut short: on it, a model is only quieter; below it, it is better."),
-                 *(_split_part(found, split) for split in found["base"])),
+                 *(_split_part(found, split, fair) for split in found["base"])),
         *(_section(title, f"<p>{html.escape(text)}</p>", _figure(draw, alt)) for title, text, draw, alt in figures),
         _section("What was done", f"<ol>{done}</ol>", _cards(map(_pair_card, pairs)) if pairs else ""),
         _section("Training", _figure(lambda: _curves(logs), "Loss and margins over training steps")) if logs else "",

@@ -8,6 +8,7 @@ from pathlib import Path
 FLOORS = {
     # 0: processes and files, pictures, numbers
     "procs": 0,
+    "serve": 0,
     # 1: no model is known here
     "pictures": 1,
     "answers": 1,

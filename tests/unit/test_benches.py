@@ -160,6 +160,8 @@ def test_eval_compares_two_files(folder):
     words = ["eval", "--annotations", str(folder/"truth.json"), "--compare", str(folder/"a.jsonl"), str(folder/"b.jsonl")]
     out = json.loads(SHELL.invoke(app, [*words, "--json"]).output)
     assert out["chair"]["chair_s"]["difference"] == -1 and set(out["chair"]["recall"]) == {"difference", "low", "high", "p"}
+    assert list(out) == ["chair at equal length", "chair at equal recall", "chair"]
+    assert SHELL.invoke(app, words).output.startswith("chair: no clear difference at equal recall")   # of two captions
     assert "chair_s" in SHELL.invoke(app, words).output and "-1.000" in SHELL.invoke(app, words).output
     write(folder/"b.jsonl", [dict(image_id=9, caption="A cat.")])
     assert "paired comparison needs the same items" in SHELL.invoke(app, words).output

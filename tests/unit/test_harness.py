@@ -12,7 +12,7 @@ out.mkdir(parents=True, exist_ok=True)
 if os.environ.get("RESULTS"): (out/"20261125_results.json").write_text(os.environ["RESULTS"])
 sys.exit(int(os.environ.get("STATUS", 0)))
 '''
-RESULTS = {"results": {"pope": {"alias": "pope", "pope_accuracy,none": .86, "pope_accuracy_stderr,none": .01, "pope_f1,none": .8, "exact,strict": .1, "exact,flexible": .2, "pope_f1_stderr,none": "N/A"}},
+RESULTS = {"results": {"pope": {"alias": "pope", "pope_accuracy,none": .86, "pope_accuracy_stderr,none": .01, "pope_accuracy_stderr_clt,none": .01, "pope_f1,none": .8, "exact,strict": .1, "exact,flexible": .2, "pope_f1_stderr,none": "N/A"}},
            "n-samples": {"pope": {"original": 9000, "effective": 4}}}
 
 
@@ -37,6 +37,7 @@ def test_the_built_in_model_limit_seed_and_class_are_handed_over_and_results_com
     assert (out["pope_accuracy"], out["intervals"]["pope_accuracy"], out["n"]) == (.86, pytest.approx([.8404, .8796]), 4)
     assert (out["exact/strict"], out["exact/flexible"]) == (.1, .2)            # two filters of one metric stay two numbers
     with pytest.raises(RuntimeError, match="no results of mme; it has pope"): harness.lmms_eval(None, ["pope", "mme"], fake/"out")
+    assert not any("stderr" in name for name in found["pope"].values)
     assert out["pope_f1"] == .8 and out["intervals"]["pope_f1"] is None and "| pope_f1 | 0.800 | not given |" in found["pope"].table() and out["protocol"]["harness"] == "lmms-eval" and out["protocol"]["limit"] == 4 and out["protocol"]["kind"] == "llava_hf"
 
 

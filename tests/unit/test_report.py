@@ -47,8 +47,10 @@ def test_a_chart_comes_first_and_captions_before_pairs(evil_page):
 
 
 def test_both_kinds_of_pictures_are_in_the_headline():
-    text = report._answer(found("base", "sft", "stage2"))
+    models = found("base", "sft", "stage2")
+    text = report._answer(models, report._like_for_like(models))
     assert len(text) == 2 and text[0].startswith("Typical scenes: before, 67 %") and "afterwards 33 %" in text[1]
+    assert "The difference is -33 points, +33 at equal length and +33 at equal recall. No clear difference" in text[1]
     assert "reaches 33 % and 60 %" in text[1]                                # 3 of 5 things named by `AFTER`
 
 
@@ -73,3 +75,9 @@ def test_where_it_got_worse():
 def test_a_kind_of_test_that_the_page_does_not_know():
     source = report.report_page(found("base", "stage2", splits=("<b>mine</b>",)), "m", [])
     assert "<b>mine" not in source and "&lt;b&gt;mine" in source
+
+
+def test_like_for_like_comes_before_the_other_tables():
+    source = report.report_page(found("base", "stage2"), "m", [])
+    assert source.count("equal recall</td>") == 2 and source.index("equal recall</td>") < source.index("hallucinate (CHAIR<sub>s</sub>)", source.index("equal recall</td>"))
+    assert source.count("the headline, and length, recall or yes-rate beside it") == 2 and "could not be drawn" not in source

@@ -1,0 +1,102 @@
+"""How fast the live page is: opened in Chromium, from a server on this machine, with everything else cut off.
+
+    python -m tools.live_times      # after `make live`; writes bench/results/live-times.json, and screenshots in runs/live
+
+One thread, as on any static host. Times belong to the machine, and to what else it was doing: so the processor's time that
+Chromium used, all its processes together, stands beside each.
+"""
+import json, os, platform, shutil, statistics, sys, time
+import psutil
+from povid_nb import stats
+from povid_nb.serve import _start
+from tools.live import OUT, ROOT
+
+RESULT, SHOTS = ROOT/"bench"/"results"/"live-times.json", ROOT/"runs"/"live"
+SPEAK = """async () => { const worker = new Worker('worker.js', {type: 'module'}); let id = 0; const waiting = new Map();
+  worker.onmessage = ({data}) => waiting.get(data.id)(data);
+  const ask = (verb, args, part = () => {}) => new Promise(done => { waiting.set(++id, data => 'part' in data ? part() : done(data.value)); worker.postMessage({id, verb, args}); });
+  const picture = {key: 'one', id: '', pixels: await ask('draw', {scene: {context: 'street', seed: 'by hand', things: [0, 2, 4, 6, 8].map((place, i) =>
+    ({place, colour: 'red', kind: ['car', 'bus', 'dog', 'clock', 'tree'][i]}))}})}, how = {picture, noise: {step: 600, seed: 0, space: 'pixels', overflow: 'clamp'}, adapter: 'stage2', scale: 0};
+  const runs = [];
+  for (let run = 0; run < 5; run++) { const times = [performance.now()]; await ask('write', how, () => times.push(performance.now())); if (times.length > 45) runs.push(times[45] - times[0]); }
+  worker.terminate(); return runs; }"""
+SLIDE = """async () => { const slider = document.getElementById('step'), bars = document.getElementById('bars'), times = [];
+  for (let step = 30; step < 1000; step += 29) {
+    const begin = performance.now();
+    const drawn = new Promise(done => { const watch = new MutationObserver(() => { watch.disconnect(); done(); }); watch.observe(bars, {childList: true}); });
+    slider.value = step; slider.dispatchEvent(new Event('input')); await drawn;
+    await new Promise(requestAnimationFrame);
+    times.push(performance.now() - begin);
+    await new Promise(done => setTimeout(done, 60));
+  } return times; }"""
+
+
+def used():
+    "Seconds of processor time of all processes that were started from here"
+    return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
+
+
+def first_caption(browser, address):
+    "Seconds from opening the page, with an empty cache, to the first word and to the whole of the first description"
+    page = browser.new_page()
+    outside = []
+    page.route("**/*", lambda route: route.continue_() if route.request.url.startswith("http://127.0.0.1") else (outside.append(route.request.url), route.abort()))
+    begin, before = time.perf_counter(), used()
+    page.goto(address)
+    page.wait_for_function("document.querySelector('#caption button')", timeout=120_000)
+    word = time.perf_counter() - begin
+    page.wait_for_function("document.getElementById('verdict').textContent", timeout=120_000)
+    whole, cpu = time.perf_counter() - begin, used() - before
+    if outside: sys.exit(f"the page asked for {outside[0]}, which is not on this machine")
+    return page, word, whole, cpu
+
+
+def shots(browser, address):
+    "Six pictures of the page: desk and phone, light and dark"
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    desk, phone = dict(width=1280, height=1000), dict(width=390, height=844)
+    plan = [("1-desk-invents", desk, "light", ""), ("2-desk-tuned", desk, "light", "#dial=1"), ("3-desk-noise-dark", desk, "dark", "#noise=600&at=14"),
+            ("4-phone-invents", phone, "light", ""), ("5-phone-tuned-dark", phone, "dark", "#dial=1"), ("6-phone-scene", phone, "light", "#course=counter/test/3")]
+    for name, size, scheme, place in plan:
+        page = browser.new_page(viewport=size, color_scheme=scheme)
+        page.goto(address + place)
+        page.wait_for_function("document.querySelector('#verdict').textContent && document.querySelector('#loss').textContent", timeout=120_000)
+        page.wait_for_timeout(1500)
+        page.screenshot(path=SHOTS/f"{name}.png", full_page=True)
+        page.close()
+
+
+def main():
+    from playwright.sync_api import sync_playwright
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not chromium: sys.exit("Chromium was not found")
+    if not (OUT/"live.html").exists(): sys.exit(f"{OUT} has no page: run `make live` first")
+    server = _start({"": OUT})
+    address = f"http://127.0.0.1:{server.server_port}/live.html"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--disable-dev-shm-usage", *["--no-sandbox"] * (os.geteuid() == 0)])
+        words, wholes, cpus = [], [], []
+        for _ in range(3):
+            context = browser.new_context(viewport=dict(width=1280, height=1000))
+            page, word, whole, cpu = first_caption(context, address)
+            words.append(word); wholes.append(whole); cpus.append(cpu)
+        page.wait_for_function("document.querySelector('#loss').textContent", timeout=120_000)
+        page.wait_for_timeout(2000)
+        speak, before = page.evaluate(SPEAK), used()
+        slide = page.evaluate(SLIDE)
+        slide_cpu = (used() - before) / len(slide)
+        if "--no-shots" not in sys.argv: shots(browser, address)
+        load, version = os.getloadavg()[0], browser.version
+        browser.close()
+    server.shutdown()
+    middle = lambda values, digits: round(statistics.median(values), digits)
+    result = dict(first_word_s=middle(words, 2), first_caption_s=middle(wholes, 2), tokens_45_ms=middle(speak, 0), slider_to_bars_ms=middle(slide, 0),
+                  processor=dict(first_caption_s=middle(cpus, 2), slider_to_bars_ms=round(1000 * slide_cpu)),
+                  worst_slider_ms=round(max(slide)), n=dict(openings=len(wholes), captions=len(speak), slides=len(slide)),
+                  browser=f"Chromium {version}", machine=f"{platform.machine()}, {os.cpu_count()} cores", load=round(load, 1),
+                  command="python -m tools.live_times", versions=stats.versions())
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__": main()
