@@ -28,27 +28,23 @@ def _main(
 def _settings(ctx: typer.Context, file: Optional[Path]):
     "Options from a YAML file become the defaults of the command"
     if file is None: return
-    import yaml
+    from povid_nb.read import _read_yaml
     shipped = Path(__file__).parent/"configs"/f"{file}.yaml"
     if not file.is_file() and shipped.is_file(): file = shipped
     if not file.is_file():
         names = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.yaml")))
         raise typer.BadParameter(f"no settings file at {file}; these come with the package: {names}")
-    try: given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(given, dict): raise typer.BadParameter(f"{file} must hold lines like `seed: 1`")
-    params = {option.name: option for option in ctx.command.params if option.name != "config"}
-    known = set(params)
-    for name in known & set(given):
-        parts = given[name] if isinstance(given[name], list) and params[name].multiple else [given[name]]
-        number = getattr(params[name].type, "name", "") in ("integer", "float")
-        if any(isinstance(part, (list, dict)) or (number and isinstance(part, bool)) for part in parts):
-            wanted = params[name].type.name
-            raise typer.BadParameter(f"{file} sets {name} to {str(given[name])[:60]}; expected {wanted}")
-    if unknown := sorted(map(str, set(given) - known)):
+    try: given = _read_yaml(file)
+    except ValueError as error: raise typer.BadParameter(str(error)) from None
+    known = {option.name: option for option in ctx.command.params if option.name != "config"}
+    if unknown := sorted(map(str, given.keys() - known)):
         raise typer.BadParameter(f"{file} sets {', '.join(unknown)}, which {ctx.info_name} does not know; "
                                  f"it knows {', '.join(sorted(known))}")
+    for name, value in given.items():
+        many = isinstance(value, list) and (known[name].multiple or known[name].nargs != 1)
+        odd = (list, dict) if known[name].is_flag else (list, dict, bool)
+        if any(isinstance(part, odd) for part in (value if many else [value])):
+            raise typer.BadParameter(f"{file} sets {name} to {str(value)[:60]}, which it cannot be")
     ctx.default_map = {**(ctx.default_map or {}), **given}
     return file
 
@@ -285,9 +281,9 @@ def _eval(
     model: _Model = None, adapter: _Adapter = None,
     images: _option(Optional[Path], "Folder of pictures for a model to answer about.") = None,
     prompt: _option(Optional[str], "chair: how to ask for a description.") = None,
-    max_new_tokens: _option(Optional[int], "Longest answer of a model.") = None,
+    max_new_tokens: _option(Optional[int], "Longest answer of a model.", min=1) = None,
     by: _option(Optional[Literal["probability", "generation"]], "pope: how a model answers.") = None,
-    limit: _option(Optional[int], "At most so many pictures for a model.") = None,
+    limit: _option(Optional[int], "At most so many pictures for a model.", min=1) = None,
     seed: _Seed = 0,
     save_answers: _option(bool, "Also write the answers for the original's scorer.", "--save-answers") = False,
     out: _option(Path, "Folder for answers and scores.") = Path("runs/eval")):
@@ -307,8 +303,6 @@ def _eval(
         return _show_differences(first, second, json)
     answerer = {}
     if not given:
-        for name, value in (("--limit", limit), ("--max-new-tokens", max_new_tokens)):
-            if value is not None and value < 1: raise ValueError(f"{name} is {value}; expected 1 or more")
         decoding = {"max_new_tokens": max_new_tokens} if max_new_tokens else {}
         answerer = dict(vlm=_tuned(model, adapter), limit=limit, decoding=decoding)
     elif limit or max_new_tokens: raise ValueError("--limit and --max-new-tokens belong to a model that answers")
@@ -377,8 +371,7 @@ def _attend(
     from povid_nb.attention_plots import save
     from povid_nb.pictures import check_image
     check_image(image)
-    if answer is not None and not answer.strip():
-        raise ValueError("the answer is empty; leave --answer out for the model's own")
+    if answer == "": raise ValueError("--answer is empty; leave it out for the model's own")
     vlm = _tuned(model, adapter)
     chosen = [word.strip() for word in (words or "").split(",") if word.strip()]
     about = dict(image=str(image), prompt=prompt, model=vlm.name, adapter=adapter and str(adapter))

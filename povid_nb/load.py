@@ -223,6 +223,14 @@ def _find_adapter(name):
     shipped = _built_in()/"adapters"/str(name)
     return str(shipped) if not Path(name).exists() and shipped.is_dir() else str(name)
 
+def _put_on(model, folder):
+    "The model with an adapter on; one that lacks matrices is refused"
+    from peft import PeftModel
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):   # between peft and transformers
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        try: return PeftModel.from_pretrained(model, folder).eval()
+        except UserWarning: raise ValueError(f"the adapter in {folder} is not complete: it lacks matrices") from None
+
 def _check_adapter(model, folder, name):
     "Refuse an adapter that was trained on another model; warn where only the name differs"
     for file in ("adapter_config.json", "adapter_model.safetensors"):

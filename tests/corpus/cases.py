@@ -4,7 +4,7 @@ A case is (area, name, words of the command, how it ends). `{}` in the words is 
 same area has made the files. How it ends: "ok" (the input is good, though odd), "refused" (one line, exit 1), "usage" (exit 2, by the
 command line's own parser) or "aside" (exit 0, and a warning names what was left out).
 """
-import io, json, os, pickle, struct, zlib
+import io, json, os, pickle, re, struct, zlib
 from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -310,7 +310,7 @@ def numbers(folder):
         yield "number", f"run {words}", ["run", "--n", "1", "--pairs", "2", "--out", "{}", *words.split(" ")], "refused"
     (folder/"a.png").write_bytes(saved("PNG"))
     for steps in ("-1", "1000", "a", "", "1.5", "0:1000:0", "0:1000:-1", "500:0:10", "0:1e9:1", "1,,2", ",", "nan"): yield "number", f"shift --steps '{steps}'", ["shift", str(folder/"a.png"), "--out", "{}", f"--steps={steps}"], "refused"
-    for words in ("--limit 0", "--limit -1", "--max-new-tokens 0", "--max-new-tokens -1", "--bench magic", "--bench chair,", "--seed -1 --bench pope --limit 0", "--by magic"): yield "number", f"eval {words}", ["eval", "--out", "{}", *words.split(" ")], "usage" if "--by" in words else "refused"
+    for words in ("--limit 0", "--limit -1", "--max-new-tokens 0", "--max-new-tokens -1", "--bench magic", "--bench chair,", "--seed -1 --bench pope --limit 0", "--by magic"): yield "number", f"eval {words}", ["eval", "--out", "{}", *words.split(" ")], "usage" if re.search("--by|--limit|--max", words) else "refused"
     for words in ("--words zebra", "--answer=", "--words ,"): yield "number", f"attend {words}", ["attend", str(folder/"a.png"), "--out", "{}", *words.split(" ")], "ok" if words == "--words ," else "refused"
 
 
