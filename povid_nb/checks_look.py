@@ -22,7 +22,7 @@ def _same(came, other):
 
 def _shape(came): return tuple(getattr(came, "shape", ()))
 
-# %% ../nbs/workshop/checks_look.ipynb #97befa18
+# %% ../nbs/workshop/checks_look.ipynb #5dcbaf70
 @_exercise
 def _image_share(fn):
     "The share of attention on the picture, from the attention matrices"
@@ -57,16 +57,17 @@ def _word_map(fn):
         assert not _same(came, matrices.mean((0, 1))[places].mean(0)[is_image]), (
             "one row too late: the row in which a word stands is about the next word; take the one before")
         assert not _same(came, rows.mean(0)), "these are all columns: keep those of the image tokens"
-        assert len(places) == 1 or not _same(came, rows.sum(0)[is_image]), "average over the tokens of the word, do not sum"
+        assert len(places) == 1 or not _same(came, rows.sum(0)[is_image]), (
+            "average over the tokens of the word, do not sum")
         assert len(places) == 1 or not any(_same(came, rows[i][is_image]) for i in (0, -1)), (
             "this is one token of the word alone: average over all of them")
         assert not _same(came, right * matrices.shape[1]) and not _same(came, right * matrices.shape[:2].numel()), (
             "average over layers and heads, do not sum: the numbers are shares")
         assert not _same(came, right / right.sum()), "do not rescale: the sum of the map is the word's image share"
         assert _same(came, right), (
-            f"Case: {patches} image tokens, a word of {len(places)}. Expected {right.tolist()}, your function returned {came}.")
+            f"Case: {patches} image tokens, a word of {len(places)}. Expected {right}, your function returned {came}.")
 
-# %% ../nbs/workshop/checks_look.ipynb #3c23cf60
+# %% ../nbs/workshop/checks_look.ipynb #e739f436
 @_exercise
 def _rollout(fn):
     "What reaches each token from each token through all layers"
@@ -83,24 +84,27 @@ def _rollout(fn):
         if layers > 1:
             assert not _same(came, rolled(matrices, keep=0, mix=1)), (
                 "this mixes by attention alone: half of everything stays where it is, so add the identity")
-            assert not _same(came, rolled(matrices, mix=1)), "rows should sum to 1: halve the sum of attention and identity"
+            assert not _same(came, rolled(matrices, mix=1)), (
+                "rows should sum to 1: halve the sum of attention and identity")
             assert not _same(came, rolled(matrices, turned=True)), (
                 "the order is turned: a later layer mixes what earlier ones have made, so it multiplies from the left")
-            assert not _same(came, rolled(matrices, steps=slice(-1, None))), "this is the last layer alone: multiply all"
+            assert not _same(came, rolled(matrices, steps=slice(-1, None))), (
+                "this is the last layer alone: multiply all")
             assert not _same(came, (matrices.mean((0, 1)) + torch.eye(tokens)) / 2), (
                 "this is a mean over layers: rollout multiplies them, one after the other")
         heads = matrices.shape[1]
         assert not _same(came, rolled(matrices * heads)), "average over the heads, do not sum"
         shape = _shape(came)
-        assert shape == (tokens, tokens), f"expected a matrix of {tokens} x {tokens}, your function returned the shape {shape}"
-        assert _same(came, rolled(matrices)), f"Case: {layers} layers, {tokens} tokens. Expected {rolled(matrices)}, your function returned {came}."
+        assert shape == (tokens, tokens), f"expected a matrix of {tokens} x {tokens}, came the shape {shape}"
+        right = rolled(matrices)
+        assert _same(came, right), f"Case: {layers} layers. Expected {right}, your function returned {came}."
 
-# %% ../nbs/workshop/checks_look.ipynb #75486c07
+# %% ../nbs/workshop/checks_look.ipynb #e0f25aaf
 @_exercise
 def _pointing(fn):
     "How often a map's brightest patch lies on the object, and how often a random patch would"
     import numpy as np
-    maps = [np.array(values) for values in ([.1, .2, .3, .0], [.6, .1, .1, .2], [.2, .2, .1, .5], [.0, .3, .2, .1], [.1, .1, .4, .2])]
+    maps = [*np.array([[.1, .2, .3, .0], [.6, .1, .1, .2], [.2, .2, .1, .5], [.0, .3, .2, .1], [.1, .1, .4, .2]])]
     places = [[2, 3], [1, 2], [3], [0, 2, 3], [0, 2]]
     came = fn(maps, places)
     pair = came is not None and not isinstance(came, (int, float)) and len(came) == 2
@@ -109,20 +113,21 @@ def _pointing(fn):
     right, by_luck = 3/5, 2/4
     assert not (_same(accuracy, by_luck) and _same(chance, right)), "the order is turned: accuracy first, then chance"
     assert not _same(accuracy, 3), "this is a count, expected a share: divide by the number of maps"
-    inside = [float(m[list(place)].sum() / m.sum()) for m, place in zip(maps, places)]
-    assert not _same(accuracy, np.mean(inside)) and not _same(accuracy, np.mean([m[list(p)].sum() for m, p in zip(maps, places)])), (
+    inside = [m[place].sum() for m, place in zip(maps, places)]
+    shares = np.mean(inside), np.mean([sum_ / m.sum() for sum_, m in zip(inside, maps)])
+    assert not any(_same(accuracy, share) for share in shares), (
         "this is the share of the map that lies on the object; the game asks only where its brightest patch is")
     assert not _same(accuracy, 0) and not _same(accuracy, np.mean([m.argmin() in p for m, p in zip(maps, places)])), (
         "this looks at the darkest patch: take the brightest, `argmax`")
     assert not _same(accuracy, np.mean([m.argmax() == p[0] for m, p in zip(maps, places)])), (
         "an object covers several patches: any of them counts, not the first alone")
     _expect("five maps, of which the first, the third and the fifth point at the object", accuracy, right)
-    assert not _same(chance, 1/4), "a random patch is right wherever the object is: an object of two patches counts twice"
-    assert not _same(chance, by_luck * 4), "this is the number of patches of an object: divide by the patches of the map"
+    assert not _same(chance, 1/4), "chance is larger for a larger object: two patches are hit twice as often"
+    assert not _same(chance, by_luck * 4), "these are the object's patches: divide by the patches of the map"
     _expect("objects of 2, 2, 1, 3 and 2 patches out of 4", chance, by_luck)
     _expect("36 patches, an object of 4: chance", float(fn([np.arange(36.)], [[0, 1, 6, 7]])[1]), 1/9)
 
-# %% ../nbs/workshop/checks_look.ipynb #f6c567ac
+# %% ../nbs/workshop/checks_look.ipynb #8818bdb3
 @_exercise
 def _beyond_random(fn):
     "How much more a word's log-probability falls with the brightest patches hidden than with random ones"
@@ -137,17 +142,19 @@ def _beyond_random(fn):
             return asked[patches]
         rows = []
         came = fn(logp, heat.copy(), hidden, 8)
-        brightest, darkest = (tuple(sorted(order[:hidden].tolist())) for order in (heat.argsort()[::-1], heat.argsort()))
+        order = heat.argsort().tolist()
+        brightest, darkest = tuple(sorted(order[-hidden:])), tuple(sorted(order[:hidden]))
         others = [row for row in rows if row and row != brightest]
-        assert brightest in rows or darkest not in rows, "these are the darkest patches: the brightest are at the end of argsort"
-        assert brightest in rows, f"the {hidden} brightest patches were never hidden: they are {list(brightest)}, seen {sorted(set(rows))[:3]}"
+        assert brightest in rows or darkest not in rows, (
+            "these are the darkest patches: the brightest are at the end of argsort")
+        assert brightest in rows, f"the {hidden} brightest patches, {list(brightest)}, were never hidden together"
         assert came is not None, "your function returned nothing"
         assert others, "hiding any patches costs something: compare with hiding random ones, not with hiding nothing"
         assert all(len(set(row)) == hidden for row in others), (
             f"random patches should be {hidden} different ones: draw them without repetition")
-        assert len(others) >= 4 and len(set(others)) > 2, "average over several draws of random patches, each drawn anew"
+        assert len(others) >= 4 and len(set(others)) > 2, "average over several random sets, each drawn anew"
         random = np.mean([asked[row] for row in others])
-        assert not _same(came, asked[brightest] - random), "the sign is turned: a larger fall should be a larger number"
+        assert not _same(came, asked[brightest] - random), "the sign is turned: a larger fall is a larger number"
         assert not _same(came, -1. - asked[brightest]), "subtract what hiding random patches costs"
-        assert not _same(came, np.exp(random) - np.exp(asked[brightest])), "compare log-probabilities, not probabilities"
+        assert not _same(came, np.exp(random) - np.exp(asked[brightest])), "take log-probabilities, not probabilities"
         _expect(f"{size} patches, {hidden} hidden", float(came), float(random - asked[brightest]), 1e-5)

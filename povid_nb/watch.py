@@ -63,7 +63,7 @@ def watch(
     vlm: VLM, callback: Callable,   # called with each layer: its `number`, and `probs(example, queries)`
 ) -> Iterator[None]:
     "A context in which `callback` is called with each attention layer of the language model; answers do not change"
-    seen, modules = [], vlm.part("language_model").modules()     # the vision tower has attention, too: it passes through
+    seen, modules = [], vlm.part("language_model").modules()     # the vision tower passes through
     layers = [m for m in modules if isinstance(getattr(m, "layer_idx", None), int)]
     _WATCHED.update(dict.fromkeys(layers, lambda layer: (seen.append(layer.number), callback(layer))))
     try:

@@ -48,6 +48,7 @@ FLOORS = {
     "words": 5,
     "judge": 5,
     "choice": 5,
+    "standin": 6,
     "objhal": 6,
     "hallusion": 6,
     "published": 7,
@@ -85,6 +86,7 @@ FLOORS = {
     "checks_learn": 10,
     "checks_look": 10,
     "checks_beyond": 10,
+    "checks_real": 10,
     "doctor": 9,
     "cli": 10,
 }

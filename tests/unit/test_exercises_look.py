@@ -121,11 +121,11 @@ def hide(logp, heat, hidden, what):
     ("pointing", lambda maps, places: (np.mean([m[p].sum() / m.sum() for m, p in zip(maps, places)]), .5), "only where its brightest patch is"),
     ("pointing", lambda maps, places: pointing([-m for m in maps], places), "the darkest patch"),
     ("pointing", lambda maps, places: pointing(maps, [p[:1] for p in places]), "several patches"),
-    ("pointing", lambda maps, places: (pointing(maps, places)[0], 1 / len(maps[0])), "wherever the object is"),
+    ("pointing", lambda maps, places: (pointing(maps, places)[0], 1 / len(maps[0])), "larger for a larger object"),
     ("pointing", lambda maps, places: (pointing(maps, places)[0], np.mean([len(p) for p in places])), "divide by the patches"),
     *[("beyond_random", lambda logp, heat, hidden=4, draws=8, what=what: hide(logp, heat, hidden, what), message) for what, message in {
         "dark": "the darkest patches", "control": "compare with hiding random ones", "whole": "subtract what hiding random patches costs",
-        "sign": "the sign is turned", "probability": "not probabilities", "repeated": "without repetition", "once": "several draws",
+        "sign": "the sign is turned", "probability": "not probabilities", "repeated": "without repetition", "once": "several random sets",
         "one patch": "were never hidden", "nothing": "were never hidden"}.items()]])
 def test_mistakes_are_refused_and_named(name, solution, message):
     assert message in verdict(name, solution), verdict(name, solution)

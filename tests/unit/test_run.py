@@ -24,7 +24,7 @@ def asked(monkeypatch, *words):
 
 def test_the_command_that_a_report_tells_repeats_its_run(monkeypatch, tmp_path):
     settings = run.Settings(pairs=12, seed=3, prompt="What is there?", train={"learning_rate": 1e-5, "cache": "reference", "stage2": {"noise_step": [300, 700], "noise_draw": "random"}})
-    words = shlex.split(run.command(settings, "somewhere"))
+    words = shlex.split(run._command(settings, "somewhere"))
     assert words[:2] == ["povid", "run"]
     assert asked(monkeypatch, *words[2:]) == {"out": Path("somewhere"), "settings": settings}
 
