@@ -63,13 +63,11 @@ _Prompt = _option(Optional[str], "The question; left out: a description is asked
 # %% ../nbs/workshop/cli.ipynb #137d1e61
 _EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 
-def _interrupt(number, frame): raise KeyboardInterrupt
-
 def _verb(function, app=app):
     "Register a verb; its errors become one line"
     @functools.wraps(function)
     def careful(*args, **kwargs):
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try: return function(*args, **kwargs)
         except typer.Exit: raise               # typer's own way out, although it is a RuntimeError
         except KeyboardInterrupt:
@@ -77,8 +75,7 @@ def _verb(function, app=app):
             raise typer.Exit(130)
         except Exception as error:
             if os.environ.get("POVID_DEBUG"): raise
-            expected = isinstance(error, _EXPECTED)
-            kind = "" if expected else f"unexpected {type(error).__name__} (POVID_DEBUG=1 shows where): "
+            kind = "" if isinstance(error, _EXPECTED) else f"unexpected {type(error).__name__} (POVID_DEBUG=1 shows where): "
             typer.echo(f"error: {kind}{' '.join(str(error).split())}", err=True)
             raise typer.Exit(1)
     return app.command(name=function.__name__.strip("_"))(careful)
@@ -90,8 +87,7 @@ def _assigned(settings):
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"--set {text}: expected name=value, as in --set learning_rate=1e-5 "
-                             "or --set stage2.noise_step=600")
+            raise ValueError(f"--set {text}: expected name=value, as in --set stage2.noise_step=600")
         try: value = json.loads(value)
         except ValueError: pass      # a plain word
         part, _, name = name.rpartition(".")
@@ -386,8 +382,7 @@ def _lab(
     "Open the course in JupyterLab, or repeat the long run of a lab."
     import shutil, subprocess
     if not (folder/"index.ipynb").exists():
-        raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout of the project, "
-                                "or name their folder")
+        raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout, or name it")
     from povid_nb.trials import Lab
     if full: return Lab(name, folder/"labs").run()
     notebook = Lab(name, folder/"labs").notebook() if name else folder/"index.ipynb"
