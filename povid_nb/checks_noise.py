@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/workshop/checks_noise.ipynb #fb856e3d
+import json, re
 import numpy as np
 from .check import exercise as _exercise, expect as _expect
 
@@ -171,3 +172,104 @@ def _useful_steps(fn):
     _expect("shares .20, .21, .22, .30, .30: the rises count, not the shares", [int(k) for k in high], [600])
     falls = fn(steps, base[0], a([.20, .18, .15, .10, .05]), base[2])
     _expect("the partner only falls", [int(k) for k in falls], [])
+
+# %% ../nbs/workshop/checks_noise.ipynb #941bda25
+_MUST_SAY = {
+    "that the rest stays as it is": r"\b(few|minimal\w*|minimum|only|little|keep|unchanged|same)\b",
+    "to keep the length": r"\b(length|longer|shorter|as long|number of words|words as)\b",
+    "that the mistake must be plausible": r"plausib|expect|believ|likely|careless|realistic|natural|convinc",
+    "that the result must not fit the picture": r"contradict|not in the|not true|wrong|false|untrue|absent|incorrect",
+    "not to hedge, or to state it plainly": r"hedg|perhaps|maybe|plain|confiden|certain|hint|mention|reveal",
+    "to list the changes": r"\bjson\b|\bedits?\b|\blist\b|\bchanges\b"}
+
+@_exercise
+def _rewrite_prompt(fn):
+    "A prompt that asks for a plausible hallucination"
+    cause, question, answer = "CAUSE 17.", "QUESTION 42?", 'A sign says "{sale} 50%". {answer} \\n'
+    text = fn(cause, question, answer)
+    assert isinstance(text, str), f"Expected a text, your function returned {text!r}."
+    for name, part in (("cause", cause), ("question", question), ("answer", answer)):
+        assert part in text, f"the {name} is not in the prompt word for word: {part!r}"
+        text = text.replace(part, "")
+    for what, words in _MUST_SAY.items(): assert re.search(words, text, re.I), f"your prompt never says {what}"
+    other = fn("other cause", "other question", "other answer")
+    assert cause not in other and answer not in other, "the second prompt has parts of the first in it"
+
+# %% ../nbs/workshop/checks_noise.ipynb #2315ba3b
+def _refuses(fn, case, *given):
+    "Whether fn raises a ValueError"
+    try: came = fn(*given)
+    except ValueError: return
+    except Exception as error:
+        kind = type(error).__name__
+        raise AssertionError(f"Case: {case}. Expected a ValueError, your function raised {kind}: {error}") from None
+    raise AssertionError(f"Case: {case}. Expected a ValueError, your function returned {came!r}.")
+
+@_exercise
+def _read_reply(fn):
+    "The rewritten answer and its edits from a reply, or a ValueError"
+    answer, rewritten = "A blue cup is beside the fork.", "A grey knife is beside the fork."
+    edit = dict(old="blue cup", new="grey knife", kind="co-occurrence", why="lies beside forks")
+    reply = lambda **fields: json.dumps(dict(rewritten=rewritten, edits=[edit]) | fields)
+    for case, text in (("plain JSON", reply()), ("JSON in a code fence", f"```json\n{reply()}\n```"),
+                       ("a sentence before the JSON", f"Here you are:\n{reply()}"),
+                       ("a sentence behind the JSON", f"{reply()}\nI hope this helps!")):
+        try: came = fn(text, answer)
+        except ValueError as error:
+            raise AssertionError(f"Case: {case}. Your function refused a good reply: {error}") from None
+        pair = isinstance(came, (tuple, list)) and len(came) == 2 and isinstance(came[1], (tuple, list))
+        assert pair, f"Case: {case}. Expected the rewritten answer and a list of edits, your function returned {came!r}."
+        _expect(case, (came[0], [dict(edit) for edit in came[1]]), (rewritten, [edit]))
+    _refuses(fn, "a refusal in prose", "I can't help with misleading descriptions.", answer)
+    _refuses(fn, "no field `edits`", json.dumps(dict(rewritten=rewritten)), answer)
+    _refuses(fn, "no field `rewritten`", json.dumps(dict(edits=[edit])), answer)
+    _refuses(fn, "an empty list of edits", reply(edits=[]), answer)
+    _refuses(fn, "an edit whose old words are not in the answer", reply(edits=[edit | dict(old="red cup")]), answer)
+    _refuses(fn, "an edit whose new words are not in the rewritten answer", reply(edits=[edit | dict(new="spoon")]),
+             answer)
+
+# %% ../nbs/workshop/checks_noise.ipynb #6f88748b
+@_exercise
+def _swap_partner(fn):
+    "A right answer with an absent partner in the place of something that is there"
+    answer = "A fork is on the left. A blue cup is in the middle. The cup is full."
+    partners = dict(fork="knife", cup="spoon")
+    came = fn(answer, ["fork", "cup"], partners)
+    right = "A fork is on the left. A blue knife is in the middle. The knife is full."
+    if isinstance(came, str):
+        assert "fork" in came, "the cue itself was replaced: without the fork nothing suggests a knife"
+        assert len(came.split()) == len(answer.split()), "the number of words has changed: replace a word, add none"
+        assert "cup" not in came, "only one of two mentions was replaced, so the answer contradicts itself"
+    _expect("fork and cup", came, right)
+    _expect("a word inside another word", fn("A fork and a cup by the cupboard.", ["fork", "cup"], partners),
+            "A fork and a knife by the cupboard.")
+    _expect("the knife is there, so the first absent partner is the cup's",
+            fn("A fork, a knife and a cup.", ["fork", "knife", "cup"], partners), "A spoon, a knife and a cup.")
+    _expect("the answer does not name the cup", fn("A fork beside a plate.", ["fork", "cup", "plate"], partners),
+            "A fork beside a knife.")
+    _expect("nothing else to replace", fn("A fork.", ["fork"], partners), None)
+    _expect("no partner is absent", fn("A dog and a tree.", ["dog", "tree"], partners), None)
+
+# %% ../nbs/workshop/checks_noise.ipynb #771a99c7
+@_exercise
+def _why_refuse(fn):
+    "Why a pair should be refused, or None for a good one"
+    chosen = "A grey fork is on the left and a blue cup stands beside it."
+    swap = lambda new: chosen.replace("blue cup", new)
+    good = {"two words swapped": (chosen, swap("grey knife")), "one word more": (chosen, swap("small grey knife")),
+            "both hedge": (f"Perhaps {chosen}", f"Perhaps {swap('grey knife')}"),
+            "`may` inside a word": (chosen, swap("mayor"))}
+    bad = {"the same words": (chosen, chosen.upper().replace(".", "")),
+           "twice as long": (chosen, f"{swap('grey knife')} Next to it is a spoon, a bowl, a green plate and a red cup."),
+           "a third as long": (chosen, "A grey fork and cup."),
+           "`perhaps`, at the beginning": (chosen, f"Perhaps {swap('grey knife')}"),
+           "`might be`": (chosen, swap("what might be a knife")),
+           "another text of the same length":
+               (chosen, "Two people walk along some street under rain, their umbrellas open, not talking at all.")}
+    for case, pair in good.items():
+        assert fn(*pair) is None, f"Case: {case}. A good pair, your function says {fn(*pair)!r}."
+    for case, pair in bad.items():
+        reason = fn(*pair)
+        assert reason, f"Case: {case}. Expected a reason, your function returned {reason!r}."
+        assert isinstance(reason, str), f"Case: {case}. Expected a reason in words, your function returned {reason!r}."
+

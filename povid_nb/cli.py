@@ -75,7 +75,7 @@ def _verb(function, app=app):
             raise typer.Exit(130)
         except Exception as error:
             if os.environ.get("POVID_DEBUG"): raise
-            kind = "" if isinstance(error, _EXPECTED) else f"unexpected {type(error).__name__} (POVID_DEBUG=1 shows where): "
+            kind = "" if isinstance(error, _EXPECTED) else f"unexpected {type(error).__name__} (see POVID_DEBUG=1): "
             typer.echo(f"error: {kind}{' '.join(str(error).split())}", err=True)
             raise typer.Exit(1)
     return app.command(name=function.__name__.strip("_"))(careful)

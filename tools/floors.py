@@ -79,7 +79,6 @@ FLOORS = {
     "run": 9,
     "trials": 9,
     "check": 9,
-    "checks_course": 10,
     "checks_start": 10,
     "checks_measure": 10,
     "checks_noise": 10,

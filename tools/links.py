@@ -152,7 +152,8 @@ def readme(index):
         return f"```python\n{code.strip()}\n```"
     cells = json.loads(index)["cells"]
     head = "<!-- Written by `make links` from nbs/index.ipynb: edit that notebook. -->\n\n"
-    return head + "\n\n".join(show(cell).strip() for cell in cells if cell["cell_type"] != "raw") + "\n"
+    kept = [cell for cell in cells if cell["cell_type"] != "raw" and "#| echo: false" not in source(cell)]   # no widgets
+    return head + "\n\n".join(show(cell).strip() for cell in kept) + "\n"
 
 
 def notebooks():

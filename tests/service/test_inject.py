@@ -8,7 +8,7 @@ from povid_nb import inject, pairs, quality, world
 from povid_nb.client import Client
 from povid_nb.inject import OpenAIInjector, SelfInjector, WorldInjector, make_pairs, report_pairs
 from povid_nb.lies import false_claims, world_example, world_examples
-from povid_nb.prompts import CAUSES, PROMPTS, Change, Rewrite, kind_for, read_prompts
+from povid_nb.prompts import PROMPTS, Change, Rewrite, kind_for, read_prompts
 from povid_nb.quality import contradicts, distance, fault, pair_figures
 from povid_nb.pairs import Edit, Example, Pair
 from povid_nb.procs import locked
@@ -69,7 +69,7 @@ def thousand(): return world_examples(1000, seed=3)
 def test_a_thousand_pairs_of_all_kinds(thousand):
     made = inject.inject(thousand, WorldInjector())
     assert len(made) + len(made.refused) == 1000 and len(made) >= 990
-    assert {p.kind for p in made} == set(CAUSES)
+    assert {p.kind for p in made} == set(PROMPTS)
     assert sum(bool(false_claims(p.image, p.rejected, p.prompt)) for p in made) >= .99 * len(made)
     assert not any(false_claims(p.image, p.chosen, p.prompt) for p in made)
     assert not any(p.chosen.split() == p.rejected.split() for p in made)
@@ -233,7 +233,7 @@ def test_each_example_is_asked_for_the_kind_it_gets(tmp_path):
         sent = [b["messages"][0]["content"][0]["text"] for b in service.bodies]
         for p in made:
             text = next(t for t in sent if t.endswith(p.chosen))
-            assert CAUSES[p.kind] in text and p.source == f"gpt-4o-mini/{p.kind}@{PROMPTS[p.kind].version}"
+            assert PROMPTS[p.kind].cause in text and p.source == f"gpt-4o-mini/{p.kind}@{PROMPTS[p.kind].version}"
         assert {p.kind for p in made} == {"co-occurrence", "logic", "attribute"}
 
 

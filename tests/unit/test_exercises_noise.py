@@ -1,4 +1,5 @@
 "Every check of the lessons on noise and lies: wrong answers are refused with the mistake named, right ones accepted"
+import json, re
 import numpy as np, pytest
 from povid_nb import check
 
@@ -126,6 +127,112 @@ def useful_with(good):
     return lambda steps, true, usual, other: [k for k, g in zip(steps, good(true, usual, other)) if g]
 
 
+def prompt_with(*lines):
+    def fn(cause, question, answer):
+        return "\n".join((f"Rewrite this answer to {question}", f"Make this mistake: {cause}", *lines, answer))
+    return fn
+
+
+RULES = ("Make a mistake that one would expect to see in such a picture, though it is not true.", "Change only what you must.",
+         "The length stays.", "Do not hedge.", "Return JSON.")
+
+
+def without(i): return prompt_with(*RULES[:i], *RULES[i + 1:])
+
+
+def reply_by_pattern(text, answer):
+    found = re.search(r"\{.*\}", text, re.S)
+    if not found: raise ValueError("no JSON")
+    reply = json.loads(found[0])
+    try: rewritten, edits = reply["rewritten"], reply["edits"]
+    except KeyError as error: raise ValueError(f"no field {error}")
+    if not edits or not all(e["old"] in answer and e["new"] in rewritten for e in edits): raise ValueError("edits do not fit")
+    return rewritten, edits
+
+
+def reply_in_steps(text, answer):
+    for end in range(len(text), 0, -1):
+        try: reply = json.loads(text[text.index("{"):end])
+        except ValueError: continue
+        if reply.get("rewritten") and reply.get("edits"):
+            if any(e["old"] not in answer for e in reply["edits"]): raise ValueError("old")
+            if any(e["new"] not in reply["rewritten"] for e in reply["edits"]): raise ValueError("new")
+            return [reply["rewritten"], reply["edits"]]
+    raise ValueError("nothing to use")
+
+
+def loose(text, answer):
+    reply = json.loads(text[text.find("{"):text.rfind("}") + 1])
+    return reply["rewritten"], reply["edits"]
+
+
+def without_edits_checked(text, answer):
+    rewritten, edits = loose(text, answer) if "edits" in text and "rewritten" in text else (None, None)
+    if not edits: raise ValueError("no edits")
+    return rewritten, edits
+
+
+def old_checked(text, answer):
+    rewritten, edits = without_edits_checked(text, answer)
+    if any(e["old"] not in answer for e in edits): raise ValueError("old")
+    return rewritten, edits
+
+
+def swap_partner(answer, objects, partners):
+    for cue in objects:
+        if cue in partners and partners[cue] not in objects:
+            others = [o for o in objects if o != cue and re.search(rf"\b{o}\b", answer)]
+            return re.sub(rf"\b{others[0]}\b", partners[cue], answer) if others else None
+    return None
+
+
+def swap_by_words(answer, objects, partners):
+    cues = [kind for kind in objects if kind in partners and partners[kind] not in objects]
+    words = re.split(r"(\W+)", answer)
+    others = [kind for kind in objects if cues and kind != cues[0] and kind in words]
+    if others: return "".join(partners[cues[0]] if word == others[0] else word for word in words)
+
+
+def swapping(change):
+    def fn(answer, objects, partners):
+        right = swap_partner(answer, objects, partners)
+        return right and change(answer, objects, partners)
+    return fn
+
+
+def present_too(answer, objects, partners):
+    cue = next((kind for kind in objects if kind in partners), None)
+    other = next((o for o in objects if cue and o != cue and re.search(rf"\b{o}\b", answer)), None)
+    return re.sub(rf"\b{other}\b", partners[cue], answer) if other else None
+
+
+def words_of(text): return re.findall(r"\w+", text.lower())
+
+
+HEDGES = {"perhaps", "maybe", "possibly", "probably", "may", "might", "could"}
+
+
+def why_refuse(chosen, rejected, same=True, length=True, hedge=True, new=True):
+    a, b = words_of(chosen), words_of(rejected)
+    if same and a == b: return "same"
+    if length and not .6 <= len(b) / len(a) <= 1.67: return "length"
+    if hedge and HEDGES & (set(b) - set(a)): return "hedges"
+    if new and len(set(a) & set(b)) < len(set(a)) / 2: return "new text"
+
+
+def why_refuse_in_a_list(chosen, rejected):
+    a, b = words_of(chosen), words_of(rejected)
+    reasons = [reason for reason, wrong in (
+        ("nothing changed", a == b), ("too short", len(b) < .6 * len(a)), ("too long", len(b) > 1.67 * len(a)),
+        ("rewritten", sum(w in b for w in set(a)) * 2 < len(set(a))),
+        ("tone", any(w in b and w not in a for w in HEDGES))) if wrong]
+    return reasons[0] if reasons else None
+
+
+def hedge_inside_words(chosen, rejected):
+    return why_refuse(chosen, rejected) or ("hedges" if any(h in rejected.lower() and h not in chosen.lower() for h in HEDGES) else None)
+
+
 RIGHT = {
     "schedule": [lambda: (kept()**.5, (1 - kept())**.5), schedule_in_a_loop],
     "walk": [walk, walk_by_recursion],
@@ -136,7 +243,13 @@ RIGHT = {
     "mean_and_spread": [mean_and_spread_by_hand, mean_and_spread_with(lambda table: table.std(1, ddof=1))],
     "shares_of": [shares_of, shares_by_sets],
     "useful_steps": [useful_steps, useful_with(
-        lambda t, u, o: (t >= o) & (u > u[0]) & (2 * (u - u[0]) >= (u - u[0]).max()))]}
+        lambda t, u, o: (t >= o) & (u > u[0]) & (2 * (u - u[0]) >= (u - u[0]).max()))],
+    "rewrite_prompt": [prompt_with(*RULES), lambda cause, question, answer: (
+        "Keep every word but a few; the same number of words; stay plausible and contradict the picture; be plain.\n"
+        f"Then list your edits.\n{cause}\n{question}\n{answer}")],
+    "read_reply": [reply_by_pattern, reply_in_steps],
+    "swap_partner": [swap_partner, swap_by_words],
+    "why_refuse": [why_refuse, why_refuse_in_a_list]}
 
 WRONG = {
     "schedule": [
@@ -188,7 +301,42 @@ WRONG = {
         (useful_with(lambda t, u, o: (u > u[0]) & (t >= o)), "step 300"),
         (useful_with(lambda t, u, o: (u >= u.max() / 2) & (t >= o)), "Expected"),
         (useful_with(lambda t, u, o: (u - u[0] >= (u - u[0]).max() / 2) & (t >= o)), "never rises"),
-        (useful_with(lambda t, u, o: (u - u[0] > (u - u[0]).max() * .6) & (t >= o)), "exactly half")]}
+        (useful_with(lambda t, u, o: (u - u[0] > (u - u[0]).max() * .6) & (t >= o)), "exactly half")],
+    "rewrite_prompt": [
+        (without(0), "plausible"),
+        (without(1), "the rest stays"),
+        (without(2), "the length"),
+        (without(3), "hedge"),
+        (without(4), "list the changes"),
+        (lambda cause, question, answer: prompt_with(*RULES)(cause, "?", answer), "the question is not in the prompt"),
+        (lambda cause, question, answer: prompt_with(*RULES)(cause, question, answer).replace("{", "(").replace("}", ")"),
+         "the answer is not in the prompt"),
+        (lambda cause, question, answer: ("\n".join(RULES) + "{cause}{question}" + answer).format(cause=cause, question=question),
+         "KeyError"),
+        (lambda *parts: print(*parts), "Expected a text")],
+    "read_reply": [
+        (lambda text, answer: (json.loads(text)["rewritten"], json.loads(text)["edits"]), "refused a good reply"),
+        (loose, "no field `edits`. Expected a ValueError, your function raised KeyError"),
+        (without_edits_checked, "old words are not in the answer"),
+        (old_checked, "new words are not in the rewritten answer"),
+        (lambda text, answer: reply_by_pattern(text, answer)[0], "plain JSON"),
+        (lambda text, answer: reply_by_pattern(text, answer) if "{" in text else None, "a refusal in prose")],
+    "swap_partner": [
+        (swapping(lambda a, o, p: a.replace("fork", "knife")), "the cue itself was replaced"),
+        (swapping(lambda a, o, p: a + " Next to it is a knife."), "the number of words has changed"),
+        (swapping(lambda a, o, p: a.replace("cup", "knife", 1)), "only one of two mentions"),
+        (lambda a, o, p: "cupboard" in a and a.replace("cup", "knife") or swap_partner(a, o, p), "a word inside another word"),
+        (present_too, "the knife is there"),
+        (lambda a, o, p: swap_partner(a, o, p) or a, "nothing else to replace")],
+    "why_refuse": [
+        (lambda a, b: why_refuse(a, b, same=False), "the same words"),
+        (lambda a, b: why_refuse(a, b, length=False), "twice as long"),
+        (lambda a, b: why_refuse(a, b, hedge=False), "`perhaps`"),
+        (lambda a, b: why_refuse(a, b, new=False), "another text"),
+        (hedge_inside_words, "`may` inside a word"),
+        (lambda a, b: "differs" if a != b else "the same words", "two words swapped"),
+        (lambda a, b: "hedges" if HEDGES & set(words_of(b)) else why_refuse(a, b), "both hedge"),
+        (lambda a, b: why_refuse(a, b) is not None or None, "a reason in words")]}
 
 
 @pytest.mark.parametrize("name, number", [(name, i) for name in RIGHT for i in range(len(RIGHT[name]))])

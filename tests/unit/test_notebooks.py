@@ -27,7 +27,7 @@ def outputs(nb):
 
 def is_lesson(path):
     "Stage notebooks and labs, as against the front page and the reference page"
-    return path not in ("index.ipynb", "reference.ipynb")
+    return path not in ("index.ipynb", "glossary.ipynb", "reference.ipynb")
 
 
 # ---- The checks: each yields what is wrong ---------------------------------------------------------------------------
