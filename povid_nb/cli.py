@@ -6,18 +6,14 @@
 __all__ = ['app']
 
 # %% ../nbs/workshop/cli.ipynb #5e346073
-import functools, json, os, signal
+import functools, json
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 import typer
+from .shell import (_Adapter, _Config, _Images, _Model, _Prompt, _Quantize, _Seed, _argument, _option, _verb as _bind,
+                            _version)
 
 # %% ../nbs/workshop/cli.ipynb #b97a608e
-def _version(asked: bool):
-    if not asked: return
-    from povid_nb import __version__
-    typer.echo(f"povid_nb {__version__}")
-    raise typer.Exit()
-
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 @app.callback()
@@ -25,60 +21,19 @@ def _main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False):
     "Preference tuning so that vision-language models stop naming what is not in the picture."
 
-def _settings(ctx: typer.Context, file: Optional[Path]):
-    "Options from a YAML file become the defaults of the command"
-    if file is None: return
-    from povid_nb.read import _read_yaml
-    shipped = Path(__file__).parent/"configs"/f"{file}.yaml"
-    if not file.is_file() and shipped.is_file(): file = shipped
-    if not file.is_file():
-        names = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.yaml")))
-        raise typer.BadParameter(f"no settings file at {file}; these come with the package: {names}")
-    try: given = _read_yaml(file)
-    except ValueError as error: raise typer.BadParameter(str(error)) from None
-    known = {option.name: option for option in ctx.command.params if option.name != "config"}
-    if unknown := sorted(map(str, given.keys() - known)):
-        raise typer.BadParameter(f"{file} sets {', '.join(unknown)}, which {ctx.info_name} does not know; "
-                                 f"it knows {', '.join(sorted(known))}")
-    for name, value in given.items():
-        many = isinstance(value, list) and (known[name].multiple or known[name].nargs != 1)
-        odd = (list, dict) if known[name].is_flag else (list, dict, bool)
-        if any(isinstance(part, odd) for part in (value if many else [value])):
-            raise typer.BadParameter(f"{file} sets {name} to {str(value)[:60]}, which it cannot be")
-    ctx.default_map = {**(ctx.default_map or {}), **given}
-    return file
+_EXAMPLES = {
+    "run": ("run", "run --pairs 400 --n 200 --set learning_rate=1e-3", "run --model llava-hf/llava-1.5-7b-hf --data pairs.json"),
+    "describe": ("describe photo.jpg", "describe photo.jpg --adapter stage2 --question \"Is there a knife?\" --json"),
+    "train": ("train --data runs/pairs", "train --data pairs.json --images coco --quantize 4bit --stage 1"),
+    "eval": ("eval", "eval --adapter stage2 --limit 100", "eval --bench pope --questions random.json --answers answers.jsonl"),
+    "shift": ("shift photo.jpg --prefix \"There is a\" --steps 0:1000:100",),
+    "attend": ("attend photo.jpg --words fork,knife --adapter stage2",),
+    "pretrain": ("pretrain --out runs/tiny",), "lab": ("lab", "lab ablation --full"), "doctor": ("doctor", "doctor --json"),
+    "serve": ("serve", "serve runs/demo"),
+    "make": ("pairs make --n 500", "pairs make --injector openai --data llava.json --images coco --dry-run"),
+    "report": ("pairs report runs/pairs",)}
+_verb = functools.partial(_bind, app, _EXAMPLES)
 
-def _option(type, help, *flags, **more): return Annotated[type, typer.Option(*flags, help=help, **more)]
-def _argument(type, help): return Annotated[type, typer.Argument(help=help)]
-
-_Config = _option(Optional[Path], "A YAML file with any of these options, or the name of one of the package's.",
-                  callback=_settings, is_eager=True)
-_Model = _option(Optional[str], "A name on the hub or a folder; left out: the built-in model.")
-_Adapter = _option(Optional[Path], "Folder of a trained adapter to put on the model.")
-_Quantize = _option(Optional[Literal["4bit"]], "The model's weights in 4 bits, on an NVIDIA GPU.")
-_Seed = _option(int, "The seed of everything random.")
-_Images = _option(Optional[Path], "Folder of the pictures that the data name.")
-_Prompt = _option(Optional[str], "The question; left out: a description is asked for.")
-
-# %% ../nbs/workshop/cli.ipynb #137d1e61
-_EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
-
-def _verb(function, app=app):
-    "Register a verb; its errors become one line"
-    @functools.wraps(function)
-    def careful(*args, **kwargs):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try: return function(*args, **kwargs)
-        except typer.Exit: raise               # typer's own way out, although it is a RuntimeError
-        except KeyboardInterrupt:
-            typer.echo("stopped; the same command goes on from here", err=True)
-            raise typer.Exit(130)
-        except Exception as error:
-            if os.environ.get("POVID_DEBUG"): raise
-            kind = "" if isinstance(error, _EXPECTED) else f"unexpected {type(error).__name__} (see POVID_DEBUG=1): "
-            typer.echo(f"error: {kind}{' '.join(str(error).split())}", err=True)
-            raise typer.Exit(1)
-    return app.command(name=function.__name__.strip("_"))(careful)
 
 # %% ../nbs/workshop/cli.ipynb #98e4efc6
 def _assigned(settings):
@@ -87,17 +42,18 @@ def _assigned(settings):
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"--set {text}: expected name=value, as in --set stage2.noise_step=600")
+            raise ValueError(f"--set {text}: expected name=value, as in --set learning_rate=1e-5 "
+                             "or --set stage2.noise_step=600")
         try: value = json.loads(value)
         except ValueError: pass      # a plain word
         part, _, name = name.rpartition(".")
         (given.setdefault(part, {}) if part else given)[name] = value
     return given
 
-def _tuned(model, adapter):
+def _tuned(model, adapter, quantize=None):
     "The model, with an adapter on that was trained on its weights"
     from povid_nb.vlm import VLM
-    vlm = VLM.load(model)
+    vlm = VLM.load(model, quantize=quantize)
     if not adapter: return vlm
     from povid_nb.stages import put_on_adapter
     put_on_adapter(vlm, adapter)
@@ -153,7 +109,7 @@ def _pretrain(
 # %% ../nbs/workshop/cli.ipynb #e3729115
 _pairs = typer.Typer(help="Make preference pairs, and report on them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(_pairs, name="pairs")
-_pairs_verb = functools.partial(_verb, app=_pairs)
+_pairs_verb = functools.partial(_bind, _pairs, _EXAMPLES)
 
 @_pairs_verb
 def _make(
@@ -338,6 +294,32 @@ def _show_differences(first, second, as_json):
     typer.echo(json.dumps(document, indent=1) if as_json else "\n".join(lines))
 
 # %% ../nbs/workshop/cli.ipynb #cdd0307e
+def _json(value): return json.dumps(value, indent=1, ensure_ascii=False)
+
+@_verb
+def _describe(
+    photos: _argument(list[str], "A picture, or several."),
+    question: _option(Optional[str], "Ask this; left out: a description.") = None,
+    model: _Model = None, adapter: _Adapter = None, quantize: _Quantize = None,
+    max_new_tokens: _option(int, "Longest answer.") = 128,
+    json: _option(bool, "Print one JSON document.", "--json") = False):
+    "What a model writes about a photo; with an adapter, also what it wrote before."
+    from povid_nb.shell import _described
+    from povid_nb.pictures import check_image
+    for photo in photos: check_image(photo)
+    found = _described(_tuned(model, adapter, quantize), photos, question, max_new_tokens)
+    for row in [] if json else found: typer.echo("\n".join(f"{name}: {value}" for name, value in row.items()))
+    if json: typer.echo(_json(found))
+
+@_verb
+def _serve(
+    folder: _argument(Optional[Path], "The folder of a run, for its report; left out: the live page alone.") = None,
+    port: _option(int, "0: any that is free.") = 0,
+    browser: _option(bool, "Open the page in a browser.") = True):
+    "Open the live page, and the report of a run, from this machine."
+    from povid_nb import serve
+    serve._serve(folder, port, browser, typer.echo)
+
 _Picture = _argument(Path, "A picture.")
 
 @_verb
@@ -367,7 +349,8 @@ def _attend(
     from povid_nb.attention_plots import save
     from povid_nb.pictures import check_image
     check_image(image)
-    if answer == "": raise ValueError("--answer is empty; leave it out for the model's own")
+    if answer is not None and not answer.strip():
+        raise ValueError("the answer is empty; leave --answer out for the model's own")
     vlm = _tuned(model, adapter)
     chosen = [word.strip() for word in (words or "").split(",") if word.strip()]
     about = dict(image=str(image), prompt=prompt, model=vlm.name, adapter=adapter and str(adapter))
@@ -382,7 +365,8 @@ def _lab(
     "Open the course in JupyterLab, or repeat the long run of a lab."
     import shutil, subprocess
     if not (folder/"index.ipynb").exists():
-        raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout, or name it")
+        raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout of the project, "
+                                "or name their folder")
     from povid_nb.trials import Lab
     if full: return Lab(name, folder/"labs").run()
     notebook = Lab(name, folder/"labs").notebook() if name else folder/"index.ipynb"
@@ -390,9 +374,10 @@ def _lab(
     raise typer.Exit(subprocess.call(["jupyter-lab", str(notebook)]))
 
 @_verb
-def _doctor():
+def _doctor(json: _option(bool, "Print one JSON document.", "--json") = False):
     "What this machine can run, and how to get what is missing."
     from povid_nb.doctor import doctor
+    if json: return typer.echo(_json([dict(part=part, found=found, remedy=remedy) for part, found, remedy in doctor()]))
     for part, found, remedy in doctor():
         typer.echo(f"{'--' if remedy else 'ok'}  {part:15} {found}" + (f"  ->  {remedy}" if remedy else ""))
 

@@ -88,6 +88,8 @@ FLOORS = {
     "checks_real": 10,
     "doctor": 9,
     "cli": 10,
+    "shell": 9,
+    "demo": 11,
 }
 
 LIBRARY = Path(__file__).parents[1]/"povid_nb"
