@@ -27,10 +27,11 @@ class _Model:
 
     def chosen(self, items):
         "The items of at most `limit` pictures, chosen by the seed"
-        pictures = sorted({str(i["image"]) for i in items})
+        picture = lambda i: str(i.get("key", i["image"]))
+        pictures = sorted({picture(i) for i in items})
         if self.limit is None or self.limit >= len(pictures): return items
         kept = set(random.Random(self.seed).sample(pictures, self.limit))
-        return [i for i in items if str(i["image"]) in kept]
+        return [i for i in items if picture(i) in kept]
 
     def protocol(self):
         return _model_of(self.vlm) | dict(decoding=self.decoding or "greedy", seed=self.seed, limit=self.limit)
@@ -46,12 +47,15 @@ class _Model:
 # %% ../nbs/workshop/benches.ipynb #f09d4725
 BENCHES = tuple(_BENCHES)
 
+_ON_THE_LINE = {"client": "a judge (--judge MODEL; client=Client(...))"}
+
 def _checked(names, given):
     "Refuse unknown benches, options that none of them takes, and a bench without what it needs"
     takes = {name: inspect.signature(_BENCHES[name].__init__).parameters for name in names if name in _BENCHES}
     for name in names:
         if name not in _BENCHES: raise ValueError(f"unknown bench {name!r}; expected {', '.join(BENCHES)}")
         needed = [k for k, p in takes[name].items() if p.default is p.empty and k not in ("self", *given)]
+        needed = [_ON_THE_LINE.get(k, f"{k} (--{k})") for k in needed]
         if needed: raise ValueError(f"{name} needs {' and '.join(needed)}")
     if unknown := given.keys() - {option for options in takes.values() for option in options}:
         raise ValueError(f"{' and '.join(names)} take{'s'*(len(names) == 1)} no {' and no '.join(sorted(unknown))}")
@@ -85,7 +89,7 @@ def evaluate(
             model = _Model(vlm, Path(out), limit, seed, decoding or {})
             (items, said), how = bench.ask(model), model.protocol()
         for tally in bench.score(items, said):
-            tally.protocol |= how
+            tally.protocol |= how | ({"warnings": list(bench.warnings)} if bench.warnings else {})
             found[tally.bench] = tally
         for file, rows in bench.original(items, said).items() if save_answers else ():
             _write(Path(out)/"original"/file, rows)

@@ -25,6 +25,10 @@ def outputs(nb):
     return [(cell, output) for cell in code(nb) for output in cell["outputs"]]
 
 
+def is_alt(cell):
+    return bool(re.search(r"^#\| *fig-alt: *\S", links.source(cell), re.M))
+
+
 def is_lesson(path):
     "Stage notebooks and labs, as against the front page and the reference page"
     return path not in ("index.ipynb", "glossary.ipynb", "reference.ipynb")
@@ -68,13 +72,40 @@ def is_small(nb, path):
 def pictures_have_words(nb, path):
     for cell, output in outputs(nb):
         kinds = output.get("data", {})
-        if any(kind.startswith("image/") for kind in kinds) and not re.search(r"^#\| *fig-alt: *\S", links.source(cell), re.M):
+        if any(kind.startswith("image/") for kind in kinds) and not is_alt(cell):
             yield f"a picture without '#| fig-alt:' in the cell {links.source(cell)[:80]!r}"
         for tag in re.findall(r"<img\b[^>]*>", text(kinds.get("text/html", ""))):
             if not re.search(r"""\balt=["'][^"']+""", tag): yield f"an <img> without alt text: {tag[:80]}"
     for cell in nb["cells"]:
         if cell["cell_type"] != "markdown": continue
         for target in re.findall(r"!\[\s*\]\((.*?)\)", links.source(cell)): yield f"a picture without words: {target}"
+
+
+def words_have_pictures(nb, path):
+    "A figure that a later save has lost leaves its alt text behind"
+    for cell in code(nb):
+        kinds = [kind for output in cell["outputs"] for kind in output.get("data", {})]
+        shown = any(kind.startswith("image/") or kind in ("text/html", VIEW) for kind in kinds)
+        if is_alt(cell) and not shown: yield f"alt text without a figure below the cell {links.source(cell)[:80]!r}"
+
+
+def drawings_have_words(nb, path):
+    "Widgets, live or as a page"
+    for cell, output in outputs(nb):
+        data = output.get("data", {})
+        drawn = VIEW in data or re.search(r"<(script|svg|canvas)\b", text(data.get("text/html", "")))
+        hidden = re.search(r"^#\| *output: *false", links.source(cell), re.M)
+        if drawn and not hidden and not is_alt(cell): yield f"a widget without '#| fig-alt:' in the cell {links.source(cell)[:80]!r}"
+
+
+def what_is_described_is_there(nb, path):
+    "Above each 'What you should see' and below the heading or the one before it, some cell shows something"
+    there = False
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "code": there = there or bool(cell["outputs"])
+        for part in re.findall(r"^#+ .+|What you should see", links.source(cell), re.M) if cell["cell_type"] == "markdown" else []:
+            if not part.startswith("#") and not there: yield f"no output above {links.source(cell)[:80]!r}"
+            there = False
 
 
 def has_no_errors(nb, path):
@@ -98,7 +129,8 @@ def names_no_machine(nb, path):
             yield f"an output shows a path of the author's machine: {found}"
 
 
-CHECKS = [parses, has_a_head, has_its_badge, has_the_setup_cell, is_small, pictures_have_words, has_no_errors, widgets_have_state,
+CHECKS = [parses, has_a_head, has_its_badge, has_the_setup_cell, is_small, pictures_have_words, words_have_pictures,
+          drawings_have_words, what_is_described_is_there, has_no_errors, widgets_have_state,
           names_no_machine]
 
 
@@ -142,7 +174,8 @@ def sound():
         a_cell(links.setup_cell(CFG), []),
         a_cell("from povid_nb import noise\n%time x = 1\nawait f()", []),
         a_cell('#| fig-alt: "Two lines"\nplot()', [a_picture(), a_picture("text/html", '<img src="x" alt="A line">')]),
-        a_cell("widget", [a_picture(VIEW, {"model_id": "m1"})]),
+        a_cell("**What you should see.** Two lines"),
+        a_cell('#| fig-alt: "A slider"\nwidget', [a_picture(VIEW, {"model_id": "m1"})]),
         a_cell("![A cat](cat.png)")]}
 
 
@@ -154,6 +187,9 @@ def spoil(nb, what):
     if what == "has_the_setup_cell": cells[2]["source"] += "  # on Colab"
     if what == "is_small": cells[4]["outputs"][0]["data"]["image/png"] = "a" * 1_000_000
     if what == "pictures_have_words": cells[4]["source"] = "plot()"
+    if what == "words_have_pictures": cells[4]["outputs"] = []
+    if what == "drawings_have_words": cells[6]["source"] = "widget"
+    if what == "what_is_described_is_there": cells[4]["outputs"] = []
     if what == "has_no_errors": cells[3]["outputs"] = [{"output_type": "error", "ename": "ValueError", "evalue": "no"}]
     if what == "widgets_have_state": nb["metadata"]["widgets"] = {WIDGETS: {}}
     if what == "names_no_machine": cells[3]["outputs"] = [{"output_type": "stream", "text": ["saved in /home/ada/runs\n"]}]
@@ -171,12 +207,18 @@ def test_more_ways_to_spoil_a_notebook():
     nb["cells"][0]["source"] = "# A title\n\nA subtitle"
     assert len(list(has_a_head(nb, "03_noise.ipynb"))) == 1
     nb = sound()
-    nb["cells"][6]["source"] = "![](cat.png)"
+    nb["cells"][7]["source"] = "![](cat.png)"
     nb["cells"][4]["outputs"][1] = a_picture("text/html", '<img src="x">')
     assert len(list(pictures_have_words(nb, "03_noise.ipynb"))) == 2
     nb = sound()
-    nb["cells"][5]["outputs"][0]["data"][VIEW]["model_id"] = "m2"
+    nb["cells"][6]["outputs"][0]["data"][VIEW]["model_id"] = "m2"
     assert len(list(widgets_have_state(nb, "03_noise.ipynb"))) == 1
+    nb = sound()
+    nb["cells"][6] = a_cell("HTML(page)", [a_picture("text/html", "<div></div><script>draw()</script>")])
+    assert len(list(drawings_have_words(nb, "03_noise.ipynb"))) == 1
+    nb = sound()
+    nb["cells"].insert(5, a_cell("**What you should see.** A heading and no output in between:\n\n## Next"))
+    assert len(list(what_is_described_is_there(nb, "03_noise.ipynb"))) == 1
     nb = sound()
     nb["cells"][2], nb["cells"][3] = nb["cells"][3], nb["cells"][2]
     assert list(has_the_setup_cell(nb, "03_noise.ipynb")) == ["povid_nb is used before the set-up cell"]
