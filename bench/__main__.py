@@ -6,7 +6,7 @@ import bench
 def arguments():
     parser = argparse.ArgumentParser(prog="python -m bench", description=bench.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, quick in (("train", "the LLaVA-proportioned model only, in under two minutes"), ("scale", "fewer points")):
+    for verb, quick in (("train", "the LLaVA-proportioned model only, in under two minutes"), ("scale", "fewer points"), ("scores", "one round")):
         one = verbs.add_parser(verb)
         one.add_argument("--quick", action="store_true", help=quick)
         one.add_argument("--json", help="also write the numbers to this file")
@@ -21,6 +21,7 @@ def main(args):
     logging.disable(logging.WARNING)
     if args.verb == "train": from bench.train import main
     elif args.verb == "scale": from bench.scale import main
+    elif args.verb == "scores": from bench.scores import main
     else: from bench.page import main
     main(args)
 

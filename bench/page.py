@@ -105,7 +105,18 @@ What grows otherwise than in proportion:
 """
 
 
+def counting(found):
+    return f"""## Scores
+
+`python -m bench scores --json bench/results/scores.json` ({origin(found)}).
+
+From files to numbers; {found["clock"]}.
+
+{table(["", "seconds"], [[name, number(seconds)] for name, seconds in found["seconds"].items()])}
+"""
+
+
 def main(args):
     read = lambda name: json.loads((FOLDER/f"{name}.json").read_text())
-    (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from `train.json` and `scale.json`. Times belong to this machine; ratios within a table are what carries over.\n\n"
-                                    + training(read("train")) + "\n" + growth(read("scale")))
+    (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from `train.json`, `scale.json` and `scores.json`. Times belong to this machine; ratios within a table are what carries over.\n\n"
+                                    + training(read("train")) + "\n" + growth(read("scale")) + "\n" + counting(read("scores")))

@@ -10,10 +10,11 @@ import inspect, json, random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from . import chair
 from .answers import _model_of, collect
 from .procs import write_text
 from .published import _BENCHES, _names
-from .stats import Tally
+from .stats import Tally, draw_side_by_side
 
 # %% ../nbs/workshop/benches.ipynb #0bf18175
 @dataclass
@@ -27,10 +28,11 @@ class _Model:
 
     def chosen(self, items):
         "The items of at most `limit` pictures, chosen by the seed"
-        pictures = sorted({str(i["image"]) for i in items})
+        picture = lambda i: str(i.get("key", i["image"]))
+        pictures = sorted({picture(i) for i in items})
         if self.limit is None or self.limit >= len(pictures): return items
         kept = set(random.Random(self.seed).sample(pictures, self.limit))
-        return [i for i in items if str(i["image"]) in kept]
+        return [i for i in items if picture(i) in kept]
 
     def protocol(self):
         return _model_of(self.vlm) | dict(decoding=self.decoding or "greedy", seed=self.seed, limit=self.limit)
@@ -46,12 +48,15 @@ class _Model:
 # %% ../nbs/workshop/benches.ipynb #f09d4725
 BENCHES = tuple(_BENCHES)
 
+_ON_THE_LINE = {"client": "a judge (--judge MODEL; client=Client(...))"}
+
 def _checked(names, given):
     "Refuse unknown benches, options that none of them takes, and a bench without what it needs"
     takes = {name: inspect.signature(_BENCHES[name].__init__).parameters for name in names if name in _BENCHES}
     for name in names:
         if name not in _BENCHES: raise ValueError(f"unknown bench {name!r}; expected {', '.join(BENCHES)}")
         needed = [k for k, p in takes[name].items() if p.default is p.empty and k not in ("self", *given)]
+        needed = [_ON_THE_LINE.get(k, f"{k} (--{k})") for k in needed]
         if needed: raise ValueError(f"{name} needs {' and '.join(needed)}")
     if unknown := given.keys() - {option for options in takes.values() for option in options}:
         raise ValueError(f"{' and '.join(names)} take{'s'*(len(names) == 1)} no {' and no '.join(sorted(unknown))}")
@@ -85,11 +90,30 @@ def evaluate(
             model = _Model(vlm, Path(out), limit, seed, decoding or {})
             (items, said), how = bench.ask(model), model.protocol()
         for tally in bench.score(items, said):
-            tally.protocol |= how
+            tally.protocol |= how | ({"warnings": list(bench.warnings)} if bench.warnings else {})
             found[tally.bench] = tally
         for file, rows in bench.original(items, said).items() if save_answers else ():
             _write(Path(out)/"original"/file, rows)
     return found
+
+def _differences(first, second):
+    "({bench: differences}, verdicts); captions also at equal length and equal recall, which come first"
+    if odd := first.keys() ^ second.keys(): raise ValueError(f"only one of the two files answers {', '.join(odd)}")
+    found, verdicts = {}, []
+    for name, tally in first.items():
+        if name == "chair":
+            fair = chair.like_for_like(tally, second[name])
+            verdicts.append(f"chair: {chair._verdict(fair)}")
+            found |= {f"chair at {how}": fair[how] for how in ("equal length", "equal recall")}
+        found[name] = fair["as they are"] if name == "chair" else tally.compare(second[name])
+    return found, verdicts
+
+def _draw(found, out):
+    "BENCH.png in `out` for each benchmark, its headline and what that hides; `found`: {who answered: tallies}"
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for name in next(iter(found.values())):
+        figure = draw_side_by_side({who: tallies[name].scores() for who, tallies in found.items()})
+        figure.savefig(Path(out)/f"{name}.png", dpi=110)
 
 def _write(path, rows):
     "JSON Lines or one JSON document, by the file's name"

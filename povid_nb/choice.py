@@ -159,6 +159,10 @@ def read_scienceqa(
 
 def _there(text): return text if text and text.strip().lower() != "nan" else ""
 
+def _in_base64(text):
+    try: return Image.open(io.BytesIO(base64.b64decode(text, validate=True))).convert("RGB")
+    except Exception as error: raise ValueError(f"its image cannot be read ({error})") from None
+
 class _MMBench(Schema):
     "One row of MMBench's table"
     key = "index"
@@ -182,10 +186,9 @@ class _MMBench(Schema):
             raise ValueError(f"option {_LETTERS[len(options)]} is empty and a later one is not")
         letter = self.answer.strip()
         if letter not in tuple(_LETTERS[:len(options)]): raise ValueError(f"answer {letter!r} is none of its options")
-        try: image = Image.open(io.BytesIO(base64.b64decode(self.image, validate=True))).convert("RGB")
-        except Exception as error: raise ValueError(f"its image cannot be read ({error})") from None
-        return Choice(self.index, image, self.question, tuple(options), _LETTERS.index(letter), _there(self.hint),
-                      self.category or "")
+        image, hint = _in_base64(self.image), _there(self.hint)
+        answer = _LETTERS.index(letter)
+        return Choice(self.index, image, self.question, tuple(options), answer, hint, self.category or "")
 
 def read_mmbench(
     path: str | Path,  # mmbench_dev_....tsv

@@ -148,11 +148,12 @@ class _Objects(Schema):
     def identity(self): return self.image
 
 class _Truths(dict):
-    "Image id -> kinds that are there, and in `by` what said so: masks, captions, names"
-    def __init__(self): self.by = set()
+    "Image id -> kinds that are there; `by`: what said so (masks, captions, names); `listed`: in the file's order"
+    def __init__(self): self.by, self.listed = set(), {}
 
     def add(self, image, kinds, by):
         self.setdefault(image, set()).update(kinds)
+        self.listed.setdefault(image, {}).update(dict.fromkeys(kinds))
         self.by.add(by)
 
 def _add_coco(truths, content, name, vocabulary):
@@ -163,7 +164,7 @@ def _add_coco(truths, content, name, vocabulary):
     images = content.get("images") or []
     for image in read_rows(images, _Image) if images else []: truths.setdefault(image.id, set())
     for n, a in enumerate(read_rows(content["annotations"], _Annotation), 1):
-        if a.caption is not None: truths.add(a.image_id, {m.kind for m in vocabulary.find(a.caption)}, "captions")
+        if a.caption is not None: truths.add(a.image_id, [m.kind for m in vocabulary.find(a.caption)], "captions")
         elif a.category_id is None: raise ValueError(f"{name}, annotation {n}: neither category_id nor caption")
         elif a.category_id in names:
             truths.add(a.image_id, {vocabulary.kind(names[a.category_id], a.image_id)}, "masks")

@@ -240,4 +240,6 @@ def _match(questions, answers):
             other = f"image {a.image}" if same_question else f"question {a.question[:60]!r}"
             raise ValueError(f"the answer to question_id {q['question_id']}, split {q['split']}, "
                              f"names another {other}")
+    if all(a.text == q["text"] for q, a in zip(questions, found)):
+        raise ValueError("every answer is the text of its question: this is the file of questions, not of answers")
     return [a.text for a in found], len(answers) - len(found)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 from pydantic import AliasChoices, Field
 from . import amber, chair, choice, coco, judge, pope, world, yesno
-from .hallusion import score_figures
-from .objhal import score_objects
-from .read import Schema, _Id, _image_id, _ImageId, _Text, read_json, read_rows
+from .hallusion import _Question, _score_figures
+from .objhal import _Prompt, _score_objects
+from .read import Schema, _decoded, _Id, _image_id, _Text, read_json, read_rows
 from .stats import Tally
 
 # %% ../nbs/workshop/published.ipynb #cc5ab159
@@ -23,11 +23,15 @@ class _Reply(Schema):
     text: _Text
     def identity(self): return self.id
 
-def _all_there(items, said, answers):
-    "The pair, or a refusal where items have no answer"
-    if lost := [i["id"] for i in items if i["id"] not in said]:
-        raise ValueError(f"{answers}: {len(lost)} of {len(items)} questions have no answer (the first is {lost[0]})")
-    return items, said
+def _collected(answers, read):
+    "id -> reply of one or several files; an id in two files is refused"
+    said = {}
+    for path in _listed(answers):
+        found = read(path)
+        if twice := [i for i in found if i in said]:
+            raise ValueError(f"{path}: {len(twice)} of its answers stand in another file, too, such as {twice[0]}")
+        said |= found
+    return said
 
 def _listed(paths): return [] if paths is None else [paths] if isinstance(paths, (str, Path, dict)) else list(paths)
 
@@ -38,6 +42,18 @@ def _names(paths):
 class _Bench:
     name: ClassVar[str]
     images = found = None
+    warnings: tuple = ()    # what was left out, or could not be checked; in the scores' protocol
+
+    def all_there(self, items, said, answers):
+        "(items, id -> reply), or a refusal where items have no answer; other answers are counted"
+        if lost := [i["id"] for i in items if i["id"] not in said]:
+            raise ValueError(f"{_names(answers)}: {len(lost)} of {len(items)} questions have no answer "
+                             f"(the first is {lost[0]})")
+        if all(said[i["id"]] in (i.get("text"), i.get("reference")) for i in items):
+            raise ValueError(f"{_names(answers)}: every reply is the published question or answer, not a model's")
+        if more := len(said) - len({i["id"] for i in items}):
+            self.warnings = (*self.warnings, f"{more} answers belong to no question")
+        return items, said
 
     def items(self) -> list[dict]: raise NotImplementedError
     def score(self, items, said) -> list[Tally]: raise NotImplementedError
@@ -55,9 +71,8 @@ class _Bench:
 
     def read(self, answers, field):
         "(items, id -> reply) of files of answers"
-        items, said = self.items(), {}
-        for path in _listed(answers): said |= {r.id: r.text for r in read_rows(path, _Reply, field)}
-        return _all_there(items, said, answers)
+        said = _collected(answers, lambda path: {r.id: r.text for r in read_rows(path, _Reply, field)})
+        return self.all_there(self.items(), said, answers)
 
     def ask(self, model):
         items = model.chosen(self.items())
@@ -80,16 +95,16 @@ class _Chair(_Bench):
         self.how = dict(annotations=_names(annotations), synonyms=Path(synonyms).name if synonyms else "own synonyms")
         if len(self.truths.by & {"masks", "captions"}) == 1:
             by = " and ".join(self.truths.by)
-            self.how["warnings"] = [f"the truth is from {by} alone; CHAIR takes masks and human captions"]
+            self.warnings = (f"the truth is from {by} alone; CHAIR takes masks and human captions",)
 
     def items(self):
         found = self.scenes or coco.find_images(self.images, self.truths)
         return [dict(id=i, image=image, text=self.prompt) for i, image in found.items()]
 
     def read(self, answers, field):
-        said = {i: text for path in _listed(answers) for i, text in coco.read_captions(path, field)}
+        said = _collected(answers, lambda path: dict(coco.read_captions(path, field)))
         if lost := [i for i in said if i not in self.truths]:
-            raise ValueError(f"{answers}: {len(lost)} of {len(said)} images have no annotation "
+            raise ValueError(f"{_names(answers)}: {len(lost)} of {len(said)} images have no annotation "
                              f"(the first is {lost[0]}); give the annotations of these images")
         return [dict(id=i, image=i) for i in said], said
 
@@ -116,7 +131,8 @@ class _Pope(_Bench):
         else:
             truths = coco.read_truths(*_listed(annotations), vocabulary=coco.coco_vocabulary(synonyms))
             there = coco.find_images(images, truths) if images else truths
-            self.questions = pope.build_questions({i: truths[i] for i in there}, seed=seed, rule=rule)
+            listed = {i: list(truths.listed.get(i, ())) for i in truths if i in there}     # the order counts
+            self.questions = pope.build_questions(listed, seed=seed, rule=rule)
 
     def items(self):
         found = self.scenes or {i: self.picture(i) for i in dict.fromkeys(q["image"] for q in self.questions)}
@@ -126,7 +142,7 @@ class _Pope(_Bench):
 
     def read(self, answers, field):
         said, extra = pope._match(self.questions, pope._read_answers(_listed(answers), field))
-        self.extra = [f"{extra} answers belong to no question"]*(extra > 0)
+        if extra: self.warnings = (*self.warnings, f"{extra} answers belong to no question")
         items = [self._item(q) for q in self.questions]
         return items, {i["id"]: text for i, text in zip(items, said)}
 
@@ -140,10 +156,9 @@ class _Pope(_Bench):
     def score(self, items, said):
         rows = [i | dict(image=i["key"]) for i in items]
         tally = pope.score_answers(rows, [said[i["id"]] for i in items], self.parser)
-        warnings = getattr(self, "extra", [])
         if any("no_image" in q for q in rows):
-            warnings = [*warnings, "questions name no image, so the intervals take each as independent"]
-        tally.protocol |= {"suffix": self.suffix, "by": self.by} | ({"warnings": warnings} if warnings else {})
+            self.warnings = (*self.warnings, "questions name no image, so the intervals take each as independent")
+        tally.protocol |= {"suffix": self.suffix, "by": self.by}
         return [tally]
 
     def original(self, items, said):
@@ -171,7 +186,13 @@ class _Amber(_Bench):
         self.folder, self.images = Path(data), images
         self.annotations = [a.model_dump() for a in read_rows(self.folder/"annotations.json", _AmberAnnotation)]
         self.relation = read_json(self.folder/"relation.json")
-        self.safe = (self.folder/"safe_words.txt").read_text(encoding="utf-8").split()
+        texts = lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value)
+        if not isinstance(self.relation, dict) or not all(map(texts, self.relation.values())):
+            raise ValueError(f"{self.folder/'relation.json'}: expected a word and a list of associated words each")
+        drawn = {w for a in self.annotations if a["type"] == "generative" for w in [*a["truth"], *a["hallu"]]}
+        if lost := sorted(drawn - self.relation.keys()):
+            raise ValueError(f"{self.folder/'relation.json'}: no entry of {len(lost)} words, such as {lost[0]}")
+        self.safe = _decoded(self.folder/"safe_words.txt").split()
         self.reader = amber.spacy_reader(spacy) if spacy else {}
         files = sorted(self.folder.glob("query_*.json"))
         self.queries = {q.id: q for file in files for q in read_rows(file, _AmberQuery)} if files else {}
@@ -181,11 +202,16 @@ class _Amber(_Bench):
         return [dict(id=q.id, image=self.picture(q.image), text=q.query) for q in self.queries.values()]
 
     def read(self, answers, field):
-        said = {r.id: r.text for path in _listed(answers) for r in read_rows(path, _Reply, field)}
+        said = _collected(answers, lambda path: {r.id: r.text for r in read_rows(path, _Reply, field)})
         return [dict(id=i) for i in said], said
 
     def score(self, items, said):
         kinds = {a["type"] == "generative" for a in self.annotations if a["id"] in said}
+        for kind in sorted(kinds, reverse=True):
+            ids = [a["id"] for a in self.annotations if (a["type"] == "generative") == kind]
+            if n := sum(i not in said for i in ids):
+                what = "generative" if kind else "discriminative"
+                self.warnings = (*self.warnings, f"{n} of {len(ids)} {what} annotations have no response")
         images, tallies = {i: q.image for i, q in self.queries.items()}, []
         if True in kinds:
             tallies.append(amber.generative(said, self.annotations, self.relation, self.safe, **self.reader))
@@ -199,11 +225,6 @@ class _Amber(_Bench):
         return {"amber.json": [dict(id=int(i["id"]), response=said[i["id"]]) for i in items]}
 
 # %% ../nbs/workshop/published.ipynb #e53fb12f
-class _Prompt(Schema):
-    key = "image_id"
-    image_id: _ImageId = Field(validation_alias=AliasChoices("image_id", "image"))
-    question: _Text = Field(validation_alias=AliasChoices("question", "prompt"))
-
 class _ObjHal(_Bench):
     name = "objhal"
     def __init__(self, data, annotations, client, images=None, synonyms=None):
@@ -215,32 +236,48 @@ class _ObjHal(_Bench):
     def items(self):
         if lost := [p.image_id for p in self.prompts if p.image_id not in self.truths]:
             raise ValueError(f"{len(lost)} of {len(self.prompts)} images have no annotation (the first is {lost[0]})")
-        return [dict(id=p.image_id, image=self.picture(p.image_id), text=p.question) for p in self.prompts]
+        return [dict(id=p.image_id, image=p.image_id, key=p.image_id, text=p.question) for p in self.prompts]
+
+    def ask(self, model):
+        items, inside = model.chosen(self.items()), {p.image_id: p for p in self.prompts}
+        image = lambda id: self.images is None and inside[id].picture() or self.picture(id)
+        items = [i | dict(image=image(i["key"])) for i in items]
+        return items, model.replies(self.name, items)
 
     def read(self, answers, field):
-        said = {i: text for path in _listed(answers) for i, text in coco.read_captions(path, field)}
-        return _all_there(self.items(), said, answers)
+        said = _collected(answers, lambda path: dict(coco.read_captions(path, field)))
+        return self.all_there(self.items(), said, answers)
 
     def score(self, items, said):
         rows = [(i["id"], i["text"], said[i["id"]]) for i in items]
-        return [score_objects(self.client, rows, self.truths, self.vocabulary)]
+        return [_score_objects(self.client, rows, self.truths, self.vocabulary)]
 
     def original(self, items, said):
         return {"objhal.jsonl": [dict(image_id=i["id"], question=i["text"], answer=said[i["id"]]) for i in items]}
+
+class _Template(judge._Record):
+    model_answer: _Text | None = None
+    image_src: _Text | None = None
+    image_id: _Id | None = None
 
 class _MMHal(_Bench):
     name = "mmhal"
     def __init__(self, client, data=None, images=None, times=1, judge_prompt=None, failed=None):
         self.client, self.images, self.how = client, images, dict(times=times, prompt=judge_prompt, failed=failed)
-        self.records = None if data is None else read_json(data)
+        self.records = None if data is None else [r.model_dump() for r in read_rows(data, _Template)]
 
     def items(self):
         if self.records is None: raise ValueError("mmhal needs data: the template of MMHal-Bench")
-        name = lambda r: r.get("image_src", r.get("image_id", "")).rsplit("/", 1)[-1]
+        name = lambda r: (r["image_src"] or r["image_id"] or "").rsplit("/", 1)[-1]
         return [dict(id=n, image=self.picture(name(r)), text=r["question"]) for n, r in enumerate(self.records)]
 
     def read(self, answers, field):
+        asked = self.records and [r["question"] for r in self.records]
         self.records = [r.model_dump() for path in _listed(answers) for r in read_rows(path, judge._Record)]
+        if asked not in (None, [r["question"] for r in self.records]):
+            raise ValueError(f"{_names(answers)}: its questions are not those of the template, in its order")
+        if not any(r["model_answer"].strip() for r in self.records):
+            raise ValueError(f"{_names(answers)}: every model_answer is empty: this is the template, without answers")
         said = {n: r["model_answer"] for n, r in enumerate(self.records)}
         return [dict(id=n) for n in said], said
 
@@ -256,7 +293,8 @@ class _MMVet(_Bench):
 
     def items(self):
         image = lambda i, q: self.picture(q.get("imagename", f"{i}.png"))
-        return [dict(id=i, image=image(i, q), text=q["question"]) for i, q in self.questions.items()]
+        item = lambda i, q: dict(id=i, image=image(i, q), text=q["question"], reference=q["answer"])
+        return [item(i, q) for i, q in self.questions.items()]
 
     def score(self, items, said):
         ids = [i["id"] for i in items]
@@ -301,16 +339,10 @@ class _MMBench(_Bench):
         return [dict(id=f"{c.id}/{c.turn}", image=c.image, key=c.id, text=c.prompt(), choice=c) for c in self.turns]
 
     def read(self, answers, field):
-        rows = [a for path in _listed(answers) for a in read_rows(path, choice._ChoiceAnswer, field)]
-        said = {f"{a.question_id}/{a.round_id}": a.text for a in rows}
-        if {a.round_id for a in rows} == {0}: self.turns = self.choices
-        items = self.items()
-        return _all_there(items, said, answers)
-
-    def ask(self, model):
-        kept = {i["key"] for i in model.chosen([i | dict(image=i["key"]) for i in self.items()])}
-        items = [i for i in self.items() if i["key"] in kept]
-        return items, model.replies(self.name, items)
+        key = lambda a: f"{a.question_id}/{a.round_id}"
+        said = _collected(answers, lambda path: {key(a): a.text for a in read_rows(path, choice._ChoiceAnswer, field)})
+        if all(id.endswith("/0") for id in said): self.turns = self.choices
+        return self.all_there(self.items(), said, answers)
 
     def score(self, items, said):
         tally = choice.score_choices([i["choice"] for i in items], [said[i["id"]] for i in items], self.parser)
@@ -320,44 +352,42 @@ class _MMBench(_Bench):
         row = lambda i: dict(question_id=i["choice"].id, round_id=i["choice"].turn, text=said[i["id"]])
         return {"mmbench.jsonl": [row(i) for i in items]}
 
-class _Hallusion(Schema):
-    category: _Text
-    subcategory: _Text
-    set_id: _Id
-    figure_id: _Id
-    question_id: _Id
-    visual_input: _Id
-    question: _Text
-    gt_answer: _Id
-    filename: _Text | None = None
-    model_prediction: _Text | None = None
-    def identity(self): return self.category, self.subcategory, self.set_id, self.figure_id, self.question_id
-
 class _HallusionBench(_Bench):
     name = "hallusionbench"
     def __init__(self, data=None, images=None):
-        self.images, self.rows = images, None if data is None else read_rows(data, _Hallusion)
-        self.how = {}
+        self.images, self.rows = images, None if data is None else read_rows(data, _Question)
+        if lost := [r for r in self.rows or () if r.gt_answer is None]:
+            raise ValueError(f"{_names(data)}: {len(lost)} of {len(self.rows)} rows have no gt_answer")
+
+    def file(self, row):
+        "The picture of a row, wherever the folder that was given begins: ./hallusion_bench/VD/illusion/0_0.png"
+        parts = Path(row.filename).parts
+        if self.images is None: return row.filename
+        there = [file for n in range(len(parts)) if (file := Path(self.images, *parts[n:])).is_file()]
+        if not there: raise FileNotFoundError(f"{self.images}: no picture {row.filename}")
+        return there[0]
 
     def items(self):
         if self.rows is None: raise ValueError("hallusionbench needs data: HallusionBench.json")
-        file = lambda r: self.picture(Path(r.filename).name) if self.images is None else Path(self.images)/r.filename
         shown = [r for r in self.rows if r.filename]
         if lost := len(self.rows) - len(shown):
-            self.how["warnings"] = [f"{lost} questions without a picture were not put to the model"]
-        return [dict(id="/".join(r.identity()), image=file(r), text=r.question, row=r) for r in shown]
+            self.warnings = (f"{lost} questions without a picture were not put to the model",)
+        return [dict(id="/".join(r.identity()), image=self.file(r), text=r.question, row=r) for r in shown]
 
     def read(self, answers, field):
-        rows = [r for path in _listed(answers) for r in read_rows(path, _Hallusion)]
-        if lost := [r for r in rows if r.model_prediction is None]:
-            raise ValueError(f"{answers}: {len(lost)} of {len(rows)} rows have no model_prediction")
-        items = [dict(id="/".join(r.identity()), row=r) for r in rows]
-        return items, {i["id"]: i["row"].model_prediction for i in items}
+        said = _collected(answers, lambda path: {"/".join(r.identity()): r for r in read_rows(path, _Question)})
+        if lost := [r for r in said.values() if r.model_prediction is None]:
+            raise ValueError(f"{_names(answers)}: {len(lost)} of {len(said)} rows have no model_prediction")
+        if self.rows is None and any(r.gt_answer is None for r in said.values()):
+            raise ValueError(f"{_names(answers)}: rows without gt_answer; give HallusionBench.json as data (--data)")
+        items = [dict(id="/".join(r.identity()), row=r) for r in self.rows or said.values()]
+        for i in items:
+            if i["id"] in said and said[i["id"]].question != i["row"].question:
+                raise ValueError(f"{_names(answers)}: {i['id']} asks another question than the data")
+        return self.all_there(items, {i: r.model_prediction for i, r in said.items()}, answers)
 
     def score(self, items, said):
-        tally = score_figures([i["row"].model_dump() | {"answer": said[i["id"]]} for i in items])
-        tally.protocol |= self.how
-        return [tally]
+        return [_score_figures([i["row"].model_dump() | {"answer": said[i["id"]]} for i in items])]
 
     def original(self, items, said):
         row = lambda i: i["row"].model_dump(exclude_none=True) | {"model_prediction": said[i["id"]]}

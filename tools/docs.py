@@ -1,9 +1,12 @@
 """Builds the site with nbdev and Quarto: python -m tools.docs
 With --prepare it stops before Quarto, with the prepared notebooks in _proc.
 
+With what `make live` has built, or can build here, the site has the live page too, and some pages lead to it.
+
 A page of the course is its notebook, code included. nbdev would show of an exported cell only the signatures.
 """
-import ast, re, sys
+import ast, importlib.util, re, shutil, subprocess, sys
+from pathlib import Path
 from nbdev import processors
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup, patch_name
@@ -12,6 +15,34 @@ from nbdev.serve import proc_nbs
 
 EXPORTS = {"export", "exports", "exporti"}
 LINK = re.compile(r"(\[[^]]*\]\([^)]*\)|`(?:\w+\.)*_\w+`)")     # a link, or a private name, which has no anchor
+
+
+BUILT = Path(__file__).parents[1]/"build"/"live"
+LIVE = {     # page -> what the live page shows there, and what to say of it
+    "index": ("", "Watch it name what is not there, and turn the dial that cures it"),
+    "00_start": ("#scene=table;grey.fork.3;white.plate.1;yellow.bowl.8", "Compose a trap of your own, and turn the dial"),
+    "04_shift": ("#scene=table;grey.fork.3;white.plate.1;yellow.bowl.8&noise=300", "Move the noise, and watch the next word"),
+    "09_attention": ("#scene=table;grey.fork.3;white.plate.1;yellow.bowl.8&dial=1", "Press a word, and see where the model looks")}
+
+
+def live_cell(name):
+    "A link to the live page, and the page itself in a fold that loads when it is opened; nothing where it is not built"
+    if name not in LIVE or not (BUILT/"live.html").exists(): return None
+    place, say = LIVE[name]
+    frame = f'<iframe src="live.html{place}" title="The live page" loading="lazy" style="width:100%;height:46rem;border:1px solid #8886;border-radius:8px"></iframe>'
+    return (f'**[{say}](live.html{place})**: the model runs in your browser.\n\n'
+            f'```{{=html}}\n<details><summary>Open it here (11 MB)</summary>{frame}</details>\n```')
+
+
+def copy_live(site):
+    "The live page, with its model, into the site"
+    for file in BUILT.glob("*") if (BUILT/"live.html").exists() else (): shutil.copy(file, site)
+
+
+def build_live():
+    "Build the live page where npm and onnx are there; a site without it is whole"
+    if not shutil.which("npm") or not importlib.util.find_spec("onnx"): return print("no live page: it needs npm, and pip install -e '.[live]'")
+    subprocess.run([sys.executable, "-m", "tools.live", "--no-compare"], check=True)
 
 
 def defined(source):
@@ -23,11 +54,13 @@ def defined(source):
 
 
 class add_anchors(processors.Processor):
-    "Before each exported cell, the places that links to its names lead to"
+    "Before each exported cell, the places that links to its names lead to; and below some titles the live page"
     def begin(self):
+        live = live_cell(Path(getattr(self.nb, "path_", "")).stem)
         for i, cell in reversed(list(enumerate(self.nb.cells))):
             names = list(defined(cell.source)) if EXPORTS & (cell.directives_ or {}).keys() else []
             if names: self.nb.cells.insert(i, processors.mk_cell("".join(f"[]{{#{name.lower()}}}" for name in names), cell_type="markdown"))
+        if live: self.nb.cells.insert(1, processors.mk_cell(live, cell_type="markdown"))
 
 
 def link_names(text):
@@ -60,5 +93,7 @@ if __name__ == "__main__":
         refresh_quarto_yml()
         proc_nbs(force=True)
     else:
+        build_live()
         (get_config().config_path/"README.md").touch()    # `make links` writes it; nbdev rewrites one that looks old
         nbdev_docs.__wrapped__()
+        copy_live(get_config().config_path/get_config().doc_path)

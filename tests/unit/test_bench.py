@@ -113,4 +113,4 @@ def test_the_kept_results_are_whole():
 
 def test_it_says_how_it_is_called():
     out = subprocess.run([sys.executable, "-m", "bench", "--help"], capture_output=True, text=True, cwd=Path(train.__file__).parents[1])
-    assert out.returncode == 0 and "train" in out.stdout and "scale" in out.stdout
+    assert out.returncode == 0 and "train" in out.stdout and "scale" in out.stdout and "scores" in out.stdout

@@ -3,11 +3,11 @@ import base64, io, json
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
-from povid_nb import benches, coco, published
+from povid_nb import benches, coco, published, stats
 from povid_nb.benches import BENCHES, evaluate
 from povid_nb.cli import app
 from povid_nb.client import Outcome
-from povid_nb.objhal import _objects, score_objects
+from povid_nb.objhal import _objects, _score_objects
 
 
 class Model:
@@ -130,8 +130,79 @@ def test_every_bench_by_a_model_and_again_from_the_answers_for_its_original(name
     assert all(found[b].compare(again[b], draws=20) for b in found)
 
 
+# ---- Files that are wrong, in another order, or cut off
+
+def clean(name, folder):
+    "The files of one bench with answers for it: (what evaluate takes, the answers' files)"
+    files = NEEDS[name](folder)
+    if name == "pope":
+        files = {"questions": folder/"coco_pope_popular.jsonl"}
+        write(files["questions"], [dict(question_id=n, image=i, text=f"Is there a {k}?", label=l) for n, (i, k, l) in enumerate([("42", "cat", "yes"), ("42", "dog", "no"), ("7", "bed", "yes"), ("7", "cup", "no")], 1)])
+    if name in VERDICTS: files["client"] = Judge(lambda prompt: VERDICTS[name])
+    images = {} if name in ("sqa", "mmbench") else {"images": folder/"images"}
+    evaluate(name, Model(), out=folder/"out", save_answers=True, **images, **files, **({"by": "generation"} if name == "pope" else {}))
+    return files, sorted((folder/"out"/"original").iterdir())
+
+
+def published_files(files, folder):
+    paths = [p for p in files.values() if not isinstance(p, (str, Judge))]
+    return [f for p in paths for f in (sorted(p.rglob("*.json*")) + sorted(p.rglob("*.txt")) if p.is_dir() else [p])]
+
+
+def values(name, files, answers): return {bench: t.values for bench, t in evaluate(name, answers=answers, **files).items()}
+
+
+def shapes(text):
+    "The file in other shapes: (what was done, its text)"
+    half = text.rstrip()[:-5]
+    yield from {"cut off": half, "empty": "", "null": "null", "a number": "3", "text": '"x"', "no rows": "[]", "no keys": "{}", "a list of numbers": "[7, 8]", "words": "hello", "a list of lists": "[[1]]",
+                "a list of nulls": "[null]", "unclosed": text + "[", "not numbers": '[{"id": NaN}]', "bytes": "\x00\x01"}.items()
+    try: document = json.loads(text)
+    except ValueError: document = [json.loads(line) for line in text.splitlines()] if text.startswith("{") else None
+    if document is None: return
+    rows = list(document.values()) if isinstance(document, dict) else document
+    dump = lambda rows: json.dumps(dict(zip(document, rows)) if isinstance(document, dict) else rows)
+    if isinstance(document, list):
+        yield "a row twice", json.dumps([*rows, rows[0]])
+        yield "shuffled", json.dumps(rows[::-1])
+    else: yield "shuffled", json.dumps(dict(reversed(document.items())))
+    for odd in (None, 3, [1], {"a": 1}, True, "x"): yield f"a row that is {odd}", dump([odd, *rows[1:]])
+    for key in rows[0] if isinstance(rows[0], dict) else ():
+        yield f"no {key}", dump([{k: v for k, v in rows[0].items() if k != key}, *rows[1:]])
+        for odd in (None, ["x", 1], {"a": [1]}, True, -1.5): yield f"{key} is {odd}", dump([rows[0] | {key: odd}, *rows[1:]])
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_a_wrong_file_of_any_bench_is_refused_in_one_line_or_changes_nothing(name, all_files):
+    files, answers = clean(name, all_files)
+    right, count, silent = values(name, files, answers), 0, []
+    for file in [*published_files(files, all_files), *answers]:
+        text = file.read_text()
+        for what, odd in shapes(text):
+            file.write_text(odd)
+            count += 1
+            try: now = values(name, files, answers)
+            except (ValueError, OSError) as error: assert "\n" not in str(error) and len(str(error)) < 500, (file.name, what, str(error))
+            except Exception as error: silent.append((file.name, what, f"{type(error).__name__}: {error}"))
+            else:
+                if any(now[b].get(k, v) != v for b, vs in right.items() for k, v in vs.items()): silent.append((file.name, what, now))
+        file.write_text(text)
+        original = file.read_bytes()
+        file.write_bytes(original.decode().encode("utf-16"))
+        assert values(name, files, answers) == right, file.name       # the same text in another encoding
+        file.write_bytes(original)
+    assert not silent, "\n".join(map(str, silent))
+    assert count > 50
+
+
+@pytest.mark.parametrize("name, file", [("pope", lambda files: files["questions"]), ("mmvet", lambda files: files["data"]), ("llava-bench", lambda files: files["data"]/"questions.jsonl")])
+def test_the_published_file_is_not_taken_for_answers(name, file, all_files):
+    files, _ = clean(name, all_files)
+    with pytest.raises(ValueError, match="every (reply is the published question or answer|answer is the text of its question)"): evaluate(name, answers=file(files), **files)
+
+
 @pytest.mark.parametrize("how, says", [
-    (dict(benches="chairs"), "unknown bench 'chairs'; expected chair, pope, amber"), (dict(benches="amber"), "amber needs data"), (dict(benches="mmhal"), "mmhal needs client"),
+    (dict(benches="chairs"), "unknown bench 'chairs'; expected chair, pope, amber"), (dict(benches="amber"), "amber needs data"), (dict(benches="mmhal"), r"mmhal needs a judge \(--judge MODEL"),
     (dict(benches="chair", questions="q"), "chair takes no questions"), (dict(benches="chair,pope", answers="a"), "name one at a time"), (dict(benches="chair", answers="a", limit=3), "belong to a model that answers"),
     (dict(benches="pope", answers="a", vlm=Model()), "belong to a model that answers"), (dict(benches="sqa", data="nowhere"), "nowhere"), (dict(benches="chair", images="x"), "chair needs annotations")])
 def test_what_does_not_fit_is_refused_in_one_line(how, says):
@@ -167,9 +238,39 @@ def test_eval_compares_two_files(folder):
     assert "paired comparison needs the same items" in SHELL.invoke(app, words).output
 
 
+def test_what_a_number_hides_is_drawn_for_every_bench(all_files, monkeypatch):
+    monkeypatch.setattr(benches, "draw_side_by_side", lambda scores: shown.append(next(iter(scores.values()))) or draw(scores))
+    shown, draw = [], stats.draw_side_by_side
+    for name in BENCHES:
+        files = NEEDS[name](all_files) | ({"client": Judge(lambda prompt: VERDICTS[name])} if name in VERDICTS else {})
+        images = {} if name in ("sqa", "mmbench") else {"images": all_files/"images"}
+        benches._draw({"one": evaluate(name, Model(), out=all_files/"out", **images, **files)}, all_files/"figures")
+    assert len(list((all_files/"figures").glob("*.png"))) == len(BENCHES) + 1 == len(shown)       # AMBER has two
+    for s in shown: assert set(s.shown) & {"words", "silent", "unclear", "unread", "refused", "yes_ratio", "says_a"} and set(s.shown) <= set(s.values), s.bench
+
+
+def test_eval_refuses_what_it_would_not_look_at(folder):
+    for words, says in ((["--compare", "a", "b", "--answers", "c"], "leave out --answers"), (["--compare", "a", "b", "--limit", "3"], "belong to a model that answers"),
+                        (["--harness", "vlmevalkit", "--answers", "a"], "leave out --answers"), (["--harness", "lmms-eval", "--max-new-tokens", "3"], "leave out --max-new-tokens")):
+        result = SHELL.invoke(app, ["eval", *words])
+        assert result.exit_code == 1 and says in result.output and len(result.output.strip().splitlines()) == 1
+
+
 def test_lmms_eval_refuses_files_of_ours(folder):
     result = SHELL.invoke(app, ["eval", "--harness", "lmms-eval", "--bench", "pope", "--questions", str(folder/"q.json")])
     assert result.exit_code == 1 and "leave out --questions" in result.output
+
+
+def test_pictures_inside_object_halbenchs_file_are_shown_to_the_model(all_files):
+    data = io.BytesIO()
+    Image.new("RGB", (90, 90), "white").save(data, "JPEG")
+    write(all_files/"objhal.jsonl", [dict(image_id=i, question="Describe it.", image=base64.b64encode(data.getvalue()).decode()) for i in (42, 7)])
+    class Looker(Model):
+        def describe(self, images, prompts, batch_size, **decoding): return [f"A picture of {i.size[0]} pixels." for i in images]
+    files = NEEDS["objhal"](all_files) | {"client": Judge(lambda prompt: "[]" if "of 90 pixels" in prompt else "lost")}
+    assert evaluate("objhal", Looker(), out=all_files/"out", **files)["objhal"].unread == 0
+    (all_files/"objhal.jsonl").write_text((all_files/"objhal.jsonl").read_text().replace("/9j/", "/9j*"))
+    with pytest.raises(ValueError, match="its image cannot be read"): evaluate("objhal", Looker(), out=all_files/"other", **files)
 
 
 # ---- Object HalBench by hand
@@ -184,5 +285,5 @@ def test_object_halbench_by_hand():
     class Lister(Judge):
         def ask(self, requests): return [Outcome(r.key, "ok", lists[r.key]) for r in requests]
     truths = {"1": {"person", "dining table"}, "2": {"dog"}, "3": {"kite"}, "4": {"cat"}, "5": {"cat"}}
-    t = score_objects(Lister(None), rows, truths, coco.coco_vocabulary(rule="english"))
+    t = _score_objects(Lister(None), rows, truths, coco.coco_vocabulary(rule="english"))
     assert (t.response, t.mention, t.recall) == (1/2, 1/4, 3/6) and t.unread == 1/5     # 1 of the two that name something; the glass of four

@@ -3,7 +3,7 @@ import json, random
 from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
-from povid_nb import benches, check, pope
+from povid_nb import benches, check, pope, published
 from povid_nb.pope import SPLITS, build_questions, parse_pope, parse_vcd, read_questions, score_answers
 
 
@@ -141,6 +141,22 @@ def test_negatives_by_the_originals_rule_by_hand():
     assert all(kind not in WORLD[i] for i, kinds in got.items() for kind in kinds)
 
 
+def test_published_questions_come_out_of_a_published_file_of_objects(tmp_path):
+    "POPE's file of objects, one picture a line, as the command line reads it: the same questions, in the same order"
+    names = dict(fork="fork", knife="knife", table="dining table", cup="cup", dog="dog", cat="cat", bed="bed", ball="sports ball")
+    lines = [json.dumps(dict(image=f"COCO_val2014_{int(i):012}.jpg", objects=[names[k] for k in there])) for i, there in WORLD.items()]
+    (tmp_path/"coco_ground_truth_segmentation.json").write_text("\n".join(lines))
+    asked = published._Pope(annotations=tmp_path/"coco_ground_truth_segmentation.json").questions
+    by_hand = {"popular": {"1": ["cup", "dog", "cat"], "2": ["dog", "cat", "bed"], "3": ["cup", "dog", "cat"], "4": ["fork", "knife", "cat"], "5": ["dining table", "fork", "knife"]},
+               "adversarial": {"1": ["cup", None, "dog"], "4": ["fork", "knife", "cat"], "5": [None, None, None]}}      # None: by chance, or after it
+    for split, pictures in by_hand.items():
+        for image, kinds in pictures.items():
+            negatives = [q["text"].removeprefix("Is there a ").removesuffix(" in the image?") for q in asked if (q["split"], q["image"], q["label"]) == (split, image, "no")]
+            assert len(negatives) == 3 and all(want in (None, got) for want, got in zip(kinds, negatives)), (split, image, negatives)
+    positives = [q["text"] for q in asked if q["split"] == "popular" and q["label"] == "yes"][:3]
+    assert positives == [f"Is there a {k} in the image?" for k in ("fork", "knife", "dining table")]       # the first three, as listed
+
+
 def test_an_order_of_the_annotations_and_sets():
     as_sets = {i: set(there) for i, there in WORLD.items()}
     yes = asked_kinds(as_sets, "adversarial", "yes", seed=3)
@@ -257,3 +273,13 @@ def test_missing_answers_and_fields_are_named(tmp_path):
         pope._match(asked(["yes", "no"], split="all"), [pope._Answer(question_id=0, text="Yes")])
     write(tmp_path/"q.jsonl", [dict(question_id=1, text="?")])
     with pytest.raises(ValueError, match="row 1: no label"): read_questions(tmp_path/"q.jsonl")
+
+
+def test_answers_to_pope_are_scored_by_repopes_labels(tmp_path):
+    "Same ids, a label corrected, a question left out"
+    rows = [dict(question_id=n, image=f"{n}.jpg", text="Is there a cat in the image?", label="yes") for n in (1, 2, 3)]
+    write = lambda name, rows: (tmp_path/name).write_text("\n".join(map(json.dumps, rows)))
+    write("coco_repope_popular.json", [rows[0], rows[2] | {"label": "no"}])
+    write("answers_popular.jsonl", [dict(question_id=n, prompt="Is there a cat in the image?", text="Yes") for n in (1, 2, 3)])
+    t = benches.evaluate("pope", questions=tmp_path/"coco_repope_popular.json", answers=tmp_path/"answers_popular.jsonl")["pope"]
+    assert (t.n, t.accuracy) == (2, .5) and t.protocol["warnings"] == ["1 answers belong to no question"] and list(t.splits) == ["popular"]
