@@ -108,6 +108,12 @@ def floor_table():
     return "\n".join(["| floor | modules |", "|---|---|", *rows]) + "\n"
 
 
+def lesson_table():
+    "CONTRIBUTING.md's table of lessons"
+    from tools import lessons
+    return lessons.table()
+
+
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)")
 
 
@@ -179,6 +185,7 @@ def stale():
         if file.suffix == ".ipynb": new = notebook(new, cfg, str(file.relative_to(ROOT/"nbs")))
         if file.name == "sidebar.yml": new = sidebar(new)
         if file.name == "CONTRIBUTING.md": new = re.sub(r"\| floor \| modules \|\n(\|.*\n)+", floor_table(), new)
+        if file.name == "CONTRIBUTING.md": new = re.sub(r"\| lesson \| code cells \|.*\n(\|.*\n)+", lambda _: lesson_table(), new)
         if new != old: found[file] = new
     index, front = ROOT/"nbs"/"index.ipynb", ROOT/"README.md"
     page = readme(found.get(index) or index.read_text(encoding="utf-8"))

@@ -32,10 +32,11 @@ def save_outputs(file):
 
 
 os.environ["POVID_HOME"] = tempfile.mkdtemp()      # a reader's progress is empty at first, whoever saves these outputs
-names = sys.argv[1:]
-if unknown := set(names) - {file.stem for file in notebooks()}:
-    sys.exit(f"No such notebook in nbs: {', '.join(sorted(unknown))}. Names are without folder and ending, as 03_noise.")
-for file in notebooks():
-    if names and file.stem not in names: continue
-    print(file.relative_to(ROOT), flush=True)
-    save_outputs(file)
+if __name__ == "__main__":
+    names = sys.argv[1:]
+    if unknown := set(names) - {file.stem for file in notebooks()}:
+        sys.exit(f"No such notebook in nbs: {', '.join(sorted(unknown))}. Names are without folder and ending, as 03_noise.")
+    for file in notebooks():
+        if names and file.stem not in names: continue
+        print(file.relative_to(ROOT), flush=True)
+        save_outputs(file)
