@@ -233,9 +233,9 @@ def _eval(
     model: _Model = None, adapter: _Adapter = None,
     images: _option(Optional[Path], "Folder of pictures for a model to answer about.") = None,
     prompt: _option(Optional[str], "chair: how to ask for a description.") = None,
-    max_new_tokens: _option(Optional[int], "Longest answer of a model.") = None,
+    max_new_tokens: _option(Optional[int], "Longest answer of a model.", min=1) = None,
     by: _option(Optional[Literal["probability", "generation"]], "pope: how a model answers.") = None,
-    limit: _option(Optional[int], "At most so many pictures for a model.") = None,
+    limit: _option(Optional[int], "At most so many pictures for a model.", min=1) = None,
     seed: _Seed = 0,
     save_answers: _option(bool, "Also write the answers for the original's scorer.", "--save-answers") = False,
     draw: _option(bool, "Also a figure for each: its headline, and what that hides.", "--draw") = False,
@@ -263,8 +263,6 @@ def _eval(
         return _show_differences(*differences, json)
     answerer = {}
     if not given:
-        for name, value in (("--limit", limit), ("--max-new-tokens", max_new_tokens)):
-            if value is not None and value < 1: raise ValueError(f"{name} is {value}; expected 1 or more")
         decoding = {"max_new_tokens": max_new_tokens} if max_new_tokens else {}
         answerer = dict(vlm=_tuned(model, adapter), limit=limit, decoding=decoding)
     found = benches.evaluate(bench, answers=given, field=field, out=out, seed=seed, save_answers=save_answers,
