@@ -10,10 +10,11 @@ import inspect, json, random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from . import chair
 from .answers import _model_of, collect
 from .procs import write_text
 from .published import _BENCHES, _names
-from .stats import Tally
+from .stats import Tally, draw_side_by_side
 
 # %% ../nbs/workshop/benches.ipynb #0bf18175
 @dataclass
@@ -94,6 +95,25 @@ def evaluate(
         for file, rows in bench.original(items, said).items() if save_answers else ():
             _write(Path(out)/"original"/file, rows)
     return found
+
+def _differences(first, second):
+    "({bench: differences}, verdicts); captions also at equal length and equal recall, which come first"
+    if odd := first.keys() ^ second.keys(): raise ValueError(f"only one of the two files answers {', '.join(odd)}")
+    found, verdicts = {}, []
+    for name, tally in first.items():
+        if name == "chair":
+            fair = chair.like_for_like(tally, second[name])
+            verdicts.append(f"chair: {chair._verdict(fair)}")
+            found |= {f"chair at {how}": fair[how] for how in ("equal length", "equal recall")}
+        found[name] = fair["as they are"] if name == "chair" else tally.compare(second[name])
+    return found, verdicts
+
+def _draw(found, out):
+    "BENCH.png in `out` for each benchmark, its headline and what that hides; `found`: {who answered: tallies}"
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for name in next(iter(found.values())):
+        figure = draw_side_by_side({who: tallies[name].scores() for who, tallies in found.items()})
+        figure.savefig(Path(out)/f"{name}.png", dpi=110)
 
 def _write(path, rows):
     "JSON Lines or one JSON document, by the file's name"

@@ -73,6 +73,7 @@ def encode(
         chosen, rejected = (reader.tokens_after(tail, reader.space + answer.strip()) + [reader.end_id()]
                             for answer in (pair.chosen, pair.rejected))
     except (FileNotFoundError, ValueError, TypeError) as error: raise type(error)(f"pair {pair.id}: {error}") from None
+    _check_tokens(reader, pair)
     row = _as_row(batch, chosen, rejected, pair.id)
     _check_length(row, max_length or getattr(vlm.base.config.get_text_config(), "max_position_embeddings", None), vlm)
     return row
@@ -84,6 +85,13 @@ def _as_row(batch, chosen, rejected, name=""):
     images = {name: value for name, value in batch.items() if value.shape != ids.shape}
     kinds = {name: value[0].tolist() for name, value in batch.items() if name not in images}
     return Row(ids[0].tolist(), chosen, rejected, images, kinds, name)
+
+def _check_tokens(vlm, pair):
+    "Refuse text in which the model would read one of its own tokens, such as the end of an answer"
+    special = set(vlm.tokenizer.all_special_tokens) - {vlm.tokenizer.unk_token}
+    for name in ("prompt", "chosen", "rejected"):
+        if found := next((token for token in special if token in getattr(pair, name)), None):
+            raise ValueError(f"pair {pair.id}: {name} holds {found!r}, a token of the model's own; take it out")
 
 def _tail(text):
     "The end of a prompt, from its last word on: all that the tokens of an answer depend on"

@@ -233,37 +233,43 @@ def _eval(
     model: _Model = None, adapter: _Adapter = None,
     images: _option(Optional[Path], "Folder of pictures for a model to answer about.") = None,
     prompt: _option(Optional[str], "chair: how to ask for a description.") = None,
-    max_new_tokens: _option(Optional[int], "Longest answer of a model.") = None,
+    max_new_tokens: _option(Optional[int], "Longest answer of a model.", min=1) = None,
     by: _option(Optional[Literal["probability", "generation"]], "pope: how a model answers.") = None,
-    limit: _option(Optional[int], "At most so many pictures for a model.") = None,
+    limit: _option(Optional[int], "At most so many pictures for a model.", min=1) = None,
     seed: _Seed = 0,
     save_answers: _option(bool, "Also write the answers for the original's scorer.", "--save-answers") = False,
+    draw: _option(bool, "Also a figure for each: its headline, and what that hides.", "--draw") = False,
     out: _option(Path, "Folder for answers and scores.") = Path("runs/eval")):
     "Score answers: those in a file, or a model's own; two files compared item by item."
     files = dict(data=data, annotations=annotations, questions=questions, synonyms=synonyms, parser=parser,
                  images=images, prompt=prompt, by=by)
-    if harness: return _show_scores(_harness(harness, bench, model, adapter, out, limit, seed, kind, files), json)
-    from povid_nb.benches import evaluate
+    if harness:
+        files |= dict(answers=answers, captions=captions, compare=compare, judge=judge, max_new_tokens=max_new_tokens)
+        return _show_scores(_harness(harness, bench, model, adapter, out, limit, seed, kind, files), json)
+    from povid_nb import benches
     if judge:
         from povid_nb.client import Client
         files["client"] = Client(judge, out/"judge.jsonl", base_url=base_url, budget=budget, temperature=0)
     given = [captions] if captions else answers
-    if (given or compare) and (model or adapter):
-        raise ValueError("--model and --adapter belong to a model that answers; here the answers are given")
+    asked = [v for v in (model, adapter, limit, max_new_tokens) if v is not None]
+    if given and compare: raise ValueError("--compare names both files: leave out --answers and --captions")
+    if (given or compare) and asked:
+        raise ValueError("--model, --adapter, --limit and --max-new-tokens belong to a model that answers; "
+                         "here the answers are given")
     if compare:
-        first, second = (evaluate(bench, answers=path, field=field, **files) for path in compare)
-        return _show_differences(first, second, json)
+        first, second = (benches.evaluate(bench, answers=path, field=field, **files) for path in compare)
+        differences = benches._differences(first, second)
+        if draw: benches._draw({str(compare[0]): first, str(compare[1]): second}, out)
+        return _show_differences(*differences, json)
     answerer = {}
     if not given:
-        for name, value in (("--limit", limit), ("--max-new-tokens", max_new_tokens)):
-            if value is not None and value < 1: raise ValueError(f"{name} is {value}; expected 1 or more")
         decoding = {"max_new_tokens": max_new_tokens} if max_new_tokens else {}
         answerer = dict(vlm=_tuned(model, adapter), limit=limit, decoding=decoding)
-    elif limit or max_new_tokens: raise ValueError("--limit and --max-new-tokens belong to a model that answers")
-    found = evaluate(bench, answers=given, field=field, out=out, seed=seed, save_answers=save_answers,
-                     **answerer, **files)
+    found = benches.evaluate(bench, answers=given, field=field, out=out, seed=seed, save_answers=save_answers,
+                             **answerer, **files)
     scores = {name: tally.scores() for name, tally in found.items()}
     for score in scores.values(): score.save(out)
+    if draw: benches._draw({str(model or (given or ["tiny"])[0]): found}, out)
     _show_scores(scores, json)
 
 def _harness(harness, bench, model, adapter, out, limit, seed, kind, files):
@@ -271,7 +277,7 @@ def _harness(harness, bench, model, adapter, out, limit, seed, kind, files):
     from povid_nb.harness import lmms_eval, vlmevalkit
     own = {"include": files.pop("data")} if harness == "lmms-eval" else {}     # a folder of tasks
     if odd := [name for name, value in files.items() if value]:
-        raise ValueError(f"{harness} brings its own data: leave out --{', --'.join(odd)}")
+        raise ValueError(f"{harness} brings its own: leave out --{', --'.join(odd).replace('_', '-')}")
     run = lmms_eval if harness == "lmms-eval" else vlmevalkit
     return run(model, bench.split(","), out, adapter, kind=kind, limit=limit, seed=seed, **own)
 
@@ -280,16 +286,8 @@ def _show_scores(scores, as_json):
     document = {name: score.to_dict() for name, score in scores.items()}
     typer.echo(json.dumps(document, indent=1) if as_json else "\n\n".join(s.table() for s in scores.values()))
 
-def _show_differences(first, second, as_json):
-    "Paired differences with intervals and p; captions also at equal length and equal recall, which come first"
-    from povid_nb import chair
-    found, verdict = {}, []
-    for name, tally in first.items():
-        if name == "chair":
-            fair = chair.like_for_like(tally, second[name])
-            verdict = [f"chair: {chair._verdict(fair)}"]
-            found |= {f"chair at {how}": fair[how] for how in ("equal length", "equal recall")}
-        found[name] = fair["as they are"] if name == "chair" else tally.compare(second[name])
+def _show_differences(found, verdict, as_json):
+    "Paired differences with intervals and p"
     document = {name: {k: c._asdict() for k, c in values.items()} for name, values in found.items()}
     lines = [f"{name:22} {k:24} {c}" for name, values in found.items() for k, c in values.items()]
     lines = [*verdict, "second minus first, 95 %:", *lines]

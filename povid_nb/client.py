@@ -227,7 +227,8 @@ def waits(self: Client, id: str):
 def _until_answered(self: Client, id, request):
     "Send until there is an answer; where one may have been lost, look for it first. Returns how it ended without one"
     cost, error, lost = self.worst(request), None, self.ledger.sent.get(id)
-    until = lost and time.monotonic() + min(max(0, lost[2] + self.settle - time.time()), self.settle)
+    wait = min(max(0, lost[2] + self.settle - time.time()), self.settle) if lost else 0
+    until = (lost or self.ledger.damaged) and time.monotonic() + wait      # a damaged line may have been its answer
     for attempt in range(self.retries + 1):
         if attempt: self._pause.wait(self.patience(error, attempt - 1))
         self._pause.wait(max(0, self._rest - time.monotonic()))

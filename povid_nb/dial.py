@@ -6,7 +6,7 @@
 __all__ = ['Dial']
 
 # %% ../nbs/workshop/dial.ipynb #ce78dfb9
-import hashlib, importlib.resources, json
+import importlib.resources
 from collections.abc import Iterable
 
 from pathlib import Path
@@ -53,12 +53,10 @@ class Dial(anywidget.AnyWidget):
 
     def html(self) -> str:
         "The same widget as a piece of a web page, without a kernel"
-        state = json.dumps({name: getattr(self, name) for name in _KEPT}).replace("<", "\\u003c")
-        name = "povid-" + hashlib.sha256(state.encode()).hexdigest()[:8]
-        script, style = ((_STATIC/f"dial.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-        start = f"render({{model: still({state}), el: document.getElementById('{name}')}});"
-        return (f'<style>{style}</style><div id="{name}"><noscript>This widget needs JavaScript.</noscript></div>'
-                f'<script type="module">{script}\n{start}</script>')
+        shown = [f for f in self.frames if f["scale"] in (0, 1)]
+        lines = [f"Adapter at {f['scale']:g}: P({self.word}) = {f['prob']:.1%}. {f['text']}" for f in shown]
+        state = {name: getattr(self, name) for name in _KEPT}
+        return viz._embedded("dial", state, self.picture, self.alt, lines)
 
 def _marks(image, text):
     "Where the text names things: (start, end, right or wrong); none where the picture's contents are not known"

@@ -6,7 +6,7 @@
 __all__ = ['Explorer']
 
 # %% ../nbs/workshop/explorer.ipynb #a5cd9cce
-import base64, hashlib, importlib.resources, io, itertools, json
+import base64, importlib.resources, io, itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -159,9 +159,10 @@ class Explorer(anywidget.AnyWidget):
     def html(self) -> str:
         "The same component as a piece of a web page, with all that has been computed so far, and no kernel"
         state = {name: getattr(self, name) for name in _KEPT} | {"live": False, "exact": {}}
-        state = json.dumps(state).replace("<", "\\u003c")   # no text can end the script, or comment it out
-        name = "povid-" + hashlib.sha256(state.encode()).hexdigest()[:8]
-        script, style = ((_STATIC/f"explorer.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-        start = f"render({{model: still({state}), el: document.getElementById('{name}')}});"
-        return (f'<style>{style}</style><div id="{name}"><noscript>This explorer needs JavaScript.</noscript></div>'
-                f'<script type="module">{script}\n{start}</script>')
+        sweep = self.sweeps[self._key()]
+        at = min(range(len(self.steps)), key=lambda i: abs(self.steps[i] - self.step))
+        best = sorted(zip(sweep["probs"][at], sweep["words"]), reverse=True)[:3]
+        line = f"At noise step {self.steps[at]}, after “{self._prefix()}”: "
+        line += ", ".join(f"{word} {prob:.0%}" for prob, word in best)
+        frame = self.frames[self._noise_key()][at]
+        return viz._embedded("explorer", state, frame, "The picture under noise", [line])

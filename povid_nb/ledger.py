@@ -31,6 +31,7 @@ class Ledger:
         self.answers, self.sent, self.batches = {}, {}, {}   # answers and sends by id, open batches by tag
         self.spent, self.in_doubt = 0., 0.                   # dollars: for answers; at most, for sends without one
         self.overrun = 1.                                    # the highest cost of an answer, over what was its most
+        self.damaged, self._most = 0, 0.                     # lines that are no records; the most that a send may cost
         self.read, self._file, self._only = 0, None, FileLock(f"{self.path}.lock")
         self._lines, self._safe, self._lock, self._disk = 0, 0, threading.Lock(), threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,9 +46,9 @@ class Ledger:
         return self
 
     def __exit__(self, *_):
-        self._file.close()
-        self._file = None
-        self._only.release()
+        file, self._file = self._file, None
+        try: file.close()                                    # which may write, on a disk that is full
+        finally: self._only.release()
 
     def refresh(self):
         "Read what has been written since the last time"
@@ -62,7 +63,9 @@ class Ledger:
                     self.read += 1
                 self.read += len(line)
                 try: self._note(json.loads(line))
-                except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError): pass    # not a record
+                except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):         # not a record:
+                    self.damaged += 1
+                    self.in_doubt += self._most              # it may have been an answer that was paid for
 
     def add(self, event: str, **fields):
         "Write one line, and return when it is on the disk"
@@ -107,7 +110,7 @@ class Ledger:
         if event == "ask":
             times, worst = self.sent.get(id, (0,))[0] + 1, max(0., float(record.get("worst", 0)))
             when = datetime.fromisoformat(record["time"]).timestamp()
-            self.sent[id] = times, worst, when
+            self.sent[id], self._most = (times, worst, when), max(self._most, worst)
             self.in_doubt += worst
         elif event == "fault" and record.get("free"): self._resolved(id)
         elif event == "answer":
@@ -117,6 +120,7 @@ class Ledger:
                 raise ValueError("damaged")
             self.spent += cost
             self.answers.setdefault(id, record)
+            self._most = max(self._most, cost)
             if worst > 0: self.overrun = max(self.overrun, cost / worst)
             self._resolved(id)
         elif event == "batch-sent":

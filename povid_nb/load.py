@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/workshop/load.ipynb #c235e1a0
-import importlib.resources, importlib.util, json, os, warnings
+import importlib.resources, importlib.util, json, math, os, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import torch
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as hf_logging
+from .steps import _digest_of_file
 
 # %% ../nbs/workshop/load.ipynb #207c777e
 def pick_device(
@@ -76,14 +77,15 @@ _REASONS = {
 def _read(reader, source, what, **options):
     "`reader.from_pretrained(source)`, with its errors in one line each"
     try: return reader.from_pretrained(source, trust_remote_code=False, **options)
-    except (ImportError, OSError, ValueError, SafetensorError) as error:
+    except Exception as error:             # damaged files raise nearly any class of error
         said = " ".join(str(error).split())
         signs = "torchvision", "unrecognized image processor"   # the second: what older transformers say
         if any(sign in said.lower() for sign in signs) and importlib.util.find_spec("torchvision") is None:
             raise ImportError(f"the {what} of {source!r} needs torchvision, which is not installed: "
                               "pip install torchvision") from None
         if isinstance(error, ImportError): raise
-        reason = next((line for sign, line in _REASONS.items() if sign in said), said.split(". ")[0])
+        plain = said.split(". ")[0] if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {said}"
+        reason = next((line for sign, line in _REASONS.items() if sign in said), plain[:300])
         kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(f"cannot load the {what} of {source!r}: {reason}") from None
 
@@ -105,6 +107,16 @@ def _read_config(source):
     raise ValueError(f"{source!r} is a {config.model_type} model, which takes no pictures with its text; "
                      "choose a vision-language model, such as HuggingFaceTB/SmolVLM-256M-Instruct")
 
+def _with_template(processor, source):
+    "The processor, if its template writes a conversation down"
+    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
+    if getattr(processor, "chat_template", None) is None: return processor
+    try: processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    except Exception as error:             # templates are programs, in a box
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"the chat template of {source!r} cannot be used: {said}") from None
+    return processor
+
 def _read_processor(source):
     "The processor, if it handles pictures and text"
     files = [Path(source, f"{kind}_config.json") for kind in ("processor", "preprocessor")]
@@ -112,11 +124,14 @@ def _read_processor(source):
         raise FileNotFoundError(f"{source} has a model but no processor (processor_config.json): copy the processor's "
                                 "files there, or write them with processor.save_pretrained")
     processor = _read(AutoProcessor, source, "processor")
-    if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"): return processor
+    if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):
+        return _with_template(processor, source)
     raise ValueError(f"{source!r} gives a {type(processor).__name__} where a processor for pictures and text "
                      "was expected")
 
 # %% ../nbs/workshop/load.ipynb #e72dbe4a
+def _is_finite(value): return not value.is_floating_point() or bool(value.isfinite().all())
+
 _PARTS = {"tower": ("vision_tower", "vision_model", "visual"),
           "projector": ("multi_modal_projector", "connector", "merger"),
           "language_model": ("language_model", "text_model"), "lm_head": ("lm_head",)}
@@ -143,7 +158,7 @@ def read_model(
     "(model, processor, the name to call it by)"
     name, device = _named(name), pick_device(device)
     dtype, source = pick_dtype(device, dtype, name == "tiny"), find_model(name)
-    options = dict(dtype=dtype, output_loading_info=True)
+    options = dict(dtype=dtype, output_loading_info=True, use_safetensors=True)      # never a pickle
     if quantize: options |= dict(quantization_config=_four_bits(quantize, device, dtype), device_map={"": device})
     with _quietly(bars=name != "tiny"):
         config, processor = _read_config(source), _read_processor(source)
@@ -151,36 +166,82 @@ def read_model(
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"the weights in {source!r} lack {len(missing)} tensors, among them {missing[0]}: "
                          "the file is incomplete or belongs to another model")
+    if broken := next((name for name, p in model.named_parameters() if not _is_finite(p)), None):
+        raise ValueError(f"the weights in {source!r} are not all numbers (in {broken}) as {str(dtype)[6:]}: "
+                         "the file is damaged, or they need dtype='bfloat16' or 'float32'")
     return (model if quantize else model.to(device)), processor, name
 
 # %% ../nbs/workshop/load.ipynb #ea908949
-def _misfit(model, file):
+def _json_object(file):
+    "The JSON object in a file of an adapter"
+    try: found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError: found = None
+    if isinstance(found, dict): return found
+    raise ValueError(f"{file} is damaged: it does not hold a JSON object")
+
+def _wrong_settings(config):
+    "What is wrong with the configuration of an adapter, or nothing"
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if config.get("peft_type") != "LORA": return f"it is of the kind {config.get('peft_type')!r}, expected 'LORA'"
+    if type(rank) is not int or rank < 1: return f"its rank r is {rank!r}, expected a number from 1"
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        return f"its lora_alpha is {alpha!r}, expected a number"
+
+def _misfit(model, file, config):
     "Why the adapter's matrices do not fit the model's, or nothing if they do"
-    modules = dict(model.named_modules())
-    with safe_open(file, "pt") as f: shapes = {key: f.get_slice(key).get_shape() for key in f.keys()}
-    if not any(".lora_" in key for key in shapes): return "it holds no LoRA matrices"
-    for key, shape in shapes.items():
+    modules, halves = dict(model.named_modules()), {}
+    try:
+        with safe_open(file, "pt") as f: tensors = {key: f.get_tensor(key) for key in f.keys()}
+    except SafetensorError as error: return f"{file.name} cannot be read ({error})"
+    if not any(".lora_" in key for key in tensors): return "it holds no LoRA matrices"
+    for key, value in tensors.items():
+        if not _is_finite(value): return f"{key} is not all numbers"
         path, found, half = key.removeprefix("base_model.model.").partition(".lora_")   # A: (rank, in), B: (out, rank)
         if not found: continue
         if path not in modules: return f"it changes {path}, which this model does not have"
-        side, there = ("in_features", shape[-1]) if half[0] == "A" else ("out_features", shape[0])
+        if half[0] not in "AB" or value.ndim != 2: continue
+        rank, there, side = (*value.shape, "in_features") if half[0] == "A" else (*value.shape[::-1], "out_features")
         here = getattr(modules[path], side, None)
         if here not in (None, there): return f"{path} is {there} wide there and {here} here"
+        if not config.get("rank_pattern") and rank != config["r"]:
+            return f"{key} has rank {rank}, its settings say {config['r']}"
+        halves.setdefault(path, set()).add(half[0])
+    lone = [path for path, both in halves.items() if len(both) < 2]
+    if lone: return f"half of {lone[0]} is missing"
+
+def _damage(folder):
+    "What speaks against an adapter by the record of its training, or nothing"
+    if not (file := Path(folder, "povid.json")).is_file(): return
+    record = _json_object(file)
+    if record.get("over"): return "it stands on stage 1: take the adapter beside it, which holds both"
+    for name, digest in (record.get("files") or {}).items():
+        if _digest_of_file(Path(folder, name)) != digest:
+            return f"{name} has changed since it was written: train it again"
 
 def _find_adapter(name):
     "The folder of an adapter; control, stage1 and stage2 are the built-in model's own"
     shipped = _built_in()/"adapters"/str(name)
     return str(shipped) if not Path(name).exists() and shipped.is_dir() else str(name)
 
+def _put_on(model, folder):
+    "The model with an adapter on; one that lacks matrices is refused"
+    from peft import PeftModel
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):   # between peft and transformers
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        try: return PeftModel.from_pretrained(model, folder).eval()
+        except UserWarning: raise ValueError(f"the adapter in {folder} is not complete: it lacks matrices") from None
+
 def _check_adapter(model, folder, name):
     "Refuse an adapter that was trained on another model; warn where only the name differs"
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not Path(folder, file).is_file(): raise FileNotFoundError(f"{folder} holds no adapter: {file} is missing")
-    config, here = json.loads(Path(folder, "adapter_config.json").read_text()), type(model).__name__
+    config, here = _json_object(Path(folder, "adapter_config.json")), type(model).__name__
+    if why := _wrong_settings(config) or _damage(folder):
+        raise ValueError(f"the adapter in {folder} cannot be used: {why}")
     base = config.get("base_model_name_or_path")
     kind = (config.get("auto_mapping") or {}).get("base_model_class", here)
     why = f"it changes a {kind}, this is a {here}"
-    if kind == here: why = _misfit(model, Path(folder, "adapter_model.safetensors"))
+    if kind == here: why = _misfit(model, Path(folder, "adapter_model.safetensors"), config)
     if why:
         raise ValueError(f"the adapter in {folder} was made for {base!r} and does not fit {name}: {why}; "
                          "load the model it was made for")

@@ -67,6 +67,10 @@ class Edit:
     kind: str = ""
     why: str = ""
 
+    def __post_init__(self):
+        if odd := [text for text in vars(self).values() if not isinstance(text, str)]:
+            raise ValueError(f"an edit holds {odd[0]!r}; expected text")
+
 @dataclass(frozen=True)
 class Pair:
     "An example and a dispreferred response to it"

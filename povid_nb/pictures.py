@@ -6,7 +6,7 @@
 __all__ = ['check_image', 'open_image', 'picture_key']
 
 # %% ../nbs/workshop/pictures.ipynb #b26a15e9
-import hashlib, warnings
+import hashlib, math, warnings
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -82,9 +82,11 @@ def _eight_bits(image, name):
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"): return image
     deep = image if image.mode == "F" else image.convert("I").convert("F")
     low, high = deep.getextrema()
+    mean = deep.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))      # not a number if any pixel is not
     whole = {"I": 255 if high <= 255 else 65535, "F": 1 if high <= 1 else 255}.get(image.mode, 65535)
-    if low < 0 or high > whole:
-        raise ValueError(f"{name} has values from {low:g} to {high:g}, expected grey from 0 to {whole}: "
+    if not (low >= 0 and high <= whole and math.isfinite(mean)):
+        span = f"from {low:g} to {high:g}" if math.isfinite(mean) else "that are not numbers"
+        raise ValueError(f"{name} has values {span}, expected grey from 0 to {whole}: "
                          "save it as 8-bit")
     return deep.point(lambda value: value * (255 / whole) + .5).convert("L")
 

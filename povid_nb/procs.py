@@ -30,9 +30,9 @@ def world_size(
     "How many processes share this run"
     group = _group()
     size = group.get_world_size() if group else int(os.environ.get("WORLD_SIZE", 1))
-    if expected and size != expected:
+    if expected is not None and size != expected:
         raise RuntimeError(f"this run has {size} process{'es' * (size > 1)}, expected {expected}: "
-                           f"start it with torchrun --nproc_per_node {expected} (`accelerate launch --cpu` starts one)")
+                           f"start it with torchrun --nproc_per_node {expected} (`accelerate launch --cpu` starts 1)")
     return size
 
 def is_main() -> bool:
@@ -115,11 +115,15 @@ def append_line(path: str | Path, line: str, sync: bool = False) -> None:
 # %% ../nbs/workshop/procs.ipynb #bc2bab72
 @contextlib.contextmanager
 def locked(folder: str | Path, work: str = "work") -> Iterator[None]:
-    "Inside, no other process works in `folder`; refused with one line where one does"
+    "Inside, no other run works in `folder`; refused with one line where one does. The first process locks for all"
+    if not is_main():
+        yield
+        return
     Path(folder).mkdir(parents=True, exist_ok=True)
     lock = FileLock(Path(folder)/".lock")
     try: lock.acquire(timeout=0)
-    except Timeout: raise RuntimeError(f"another process is at {work} in {folder}: wait for it, or name another folder") from None
+    except Timeout:
+        raise RuntimeError(f"another process is at {work} in {folder}: wait for it, or name another folder") from None
     try: yield
     finally: lock.release()
 

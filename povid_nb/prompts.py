@@ -10,6 +10,7 @@ import hashlib, random, re
 from pathlib import Path
 from pydantic import BaseModel
 from .pairs import Example
+from .read import _read_yaml
 
 # %% ../nbs/05_prompts.ipynb #eadf94f3
 _CAUSES = {
@@ -87,9 +88,8 @@ def read_prompts(
     path: str | Path,  # a YAML or JSON file {kind: {cause, text}}
 ) -> dict[str, Prompt]:
     "The prompts of a file, and the built-in ones for kinds that it leaves out"
-    import yaml
-    given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(given, dict) or not all(isinstance(prompt, dict) for prompt in given.values()):
+    given = _read_yaml(path)
+    if not given or not all(isinstance(prompt, dict) for prompt in given.values()):
         raise ValueError(f"{path} should hold {{kind: {{cause: ..., text: ...}}}}, it holds {str(given)[:60]!r}")
     for kind, prompt in given.items():
         if missing := [part for part in ("{answer}", "{cause}") if part not in prompt.get("text", "")]:

@@ -236,8 +236,13 @@ class _ObjHal(_Bench):
     def items(self):
         if lost := [p.image_id for p in self.prompts if p.image_id not in self.truths]:
             raise ValueError(f"{len(lost)} of {len(self.prompts)} images have no annotation (the first is {lost[0]})")
-        image = lambda p: self.images is None and p.picture() or self.picture(p.image_id)
-        return [dict(id=p.image_id, image=image(p), key=p.image_id, text=p.question) for p in self.prompts]
+        return [dict(id=p.image_id, image=p.image_id, key=p.image_id, text=p.question) for p in self.prompts]
+
+    def ask(self, model):
+        items, inside = model.chosen(self.items()), {p.image_id: p for p in self.prompts}
+        image = lambda id: self.images is None and inside[id].picture() or self.picture(id)
+        items = [i | dict(image=image(i["key"])) for i in items]
+        return items, model.replies(self.name, items)
 
     def read(self, answers, field):
         said = _collected(answers, lambda path: dict(coco.read_captions(path, field)))

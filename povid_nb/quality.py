@@ -173,7 +173,7 @@ def plot_pairs(pairs: Iterable[Pair]) -> Any:
     _bars(kinds, figures["kinds"].items(), "pairs", f"kinds ({figures['kinds, effective']:.1f} effective)", "blue")
     _bars(put, things, "times put in", f"{figures['different things']} different things", "orange")
     for kind, colour in zip(figures["kinds"], ("blue", "vermilion", "green", "orange", "purple", "sky")):
-        n = [distance(p.chosen, p.rejected) for p in pairs if p.kind == kind]
+        n = [min(60, distance(p.chosen, p.rejected)) for p in pairs if p.kind == kind]      # the last bar: 60 and more
         far.hist(n, bins=range(0, max(12, max(n) + 2)), align="left", histtype="step", linewidth=1.6,
                  label=_plain(kind), color=viz.COLOURS[colour])
     far.set(xlabel="words changed", ylabel="pairs")

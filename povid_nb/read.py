@@ -41,6 +41,15 @@ def _parsed(text, where):
     except json.JSONDecodeError as error: raise ValueError(f"{where}: not JSON ({error})") from None
     except ValueError as error: raise ValueError(f"{where}: {error}") from None
 
+def _read_yaml(path):
+    "The mapping in a YAML file; tags that would make objects are refused"
+    import yaml
+    try: given = yaml.safe_load(_decoded(path)) if Path(path).stat().st_size else {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable YAML: {' '.join(str(error).split())[:200]}") from None
+    if isinstance(given, dict): return given
+    raise ValueError(f"{path} holds {str(given)[:60]!r}, expected lines like `name: value`")
+
 def read_json(
     path: str | Path,  # a file with one JSON document
 ) -> Any:

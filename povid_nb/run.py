@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from . import coco, formats, measure, report, shift, stats, viz, world
 from .pictures import open_image
-from .procs import is_main, patch, write_json, write_text
-from .steps import Steps
+from .procs import barrier, is_main, locked, patch, write_json, write_text
+from .steps import Steps, set_aside
 
 # %% ../nbs/workshop/run.ipynb #83ffc44b
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class Settings:
     train: dict = field(default_factory=dict)   # options of `train`; {"stage2": {...}} for one of sft, stage1, stage2
 
     def __post_init__(self):
-        for name in ("n", "pairs"):
+        for name in ("n", "pairs", "max_new_tokens", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1: raise ValueError(f"{name} is {value}; at least one is needed")
+        if self.seed < 0: raise ValueError(f"seed is {self.seed}; expected 0 or more")
         if bool(self.test_images) != bool(self.annotations):
             raise ValueError("photographs are scored against annotations: give both test_images and annotations, "
                              "or neither")
@@ -324,4 +325,8 @@ def run(
     "The whole method: pairs, control, two stages, measurements, report; returns the path of the page"
     unknown = set(settings) - {f.name for f in fields(Settings)}
     if unknown: raise ValueError(f"unknown setting {', '.join(sorted(unknown))} for a run; see Settings")
-    return Run(out, Settings(**settings), fresh).go()
+    chosen = Settings(**settings)
+    if fresh and is_main() and Path(out).exists():
+        with locked(out, "a run"): set_aside(out)
+    barrier()
+    with locked(out, "a run"): return Run(out, chosen).go()

@@ -21,27 +21,23 @@ def _version(asked: bool):
 def _settings(ctx: typer.Context, file: Optional[Path]):
     "Options from a YAML file become the defaults of the command"
     if file is None: return
-    import yaml
+    from povid_nb.read import _read_yaml
     shipped = Path(__file__).parent/"configs"/f"{file}.yaml"
     if not file.is_file() and shipped.is_file(): file = shipped
     if not file.is_file():
         names = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.yaml")))
         raise typer.BadParameter(f"no settings file at {file}; these come with the package: {names}")
-    try: given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(given, dict): raise typer.BadParameter(f"{file} must hold lines like `seed: 1`")
-    params = {option.name: option for option in ctx.command.params if option.name != "config"}
-    known = set(params)
-    for name in known & set(given):
-        parts = given[name] if isinstance(given[name], list) and params[name].multiple else [given[name]]
-        number = getattr(params[name].type, "name", "") in ("integer", "float")
-        if any(isinstance(part, (list, dict)) or (number and isinstance(part, bool)) for part in parts):
-            wanted = params[name].type.name
-            raise typer.BadParameter(f"{file} sets {name} to {str(given[name])[:60]}; expected {wanted}")
-    if unknown := sorted(map(str, set(given) - known)):
+    try: given = _read_yaml(file)
+    except ValueError as error: raise typer.BadParameter(str(error)) from None
+    known = {option.name: option for option in ctx.command.params if option.name != "config"}
+    if unknown := sorted(map(str, given.keys() - known)):
         raise typer.BadParameter(f"{file} sets {', '.join(unknown)}, which {ctx.info_name} does not know; "
                                  f"it knows {', '.join(sorted(known))}")
+    for name, value in given.items():
+        many = isinstance(value, list) and (known[name].multiple or known[name].nargs != 1)
+        odd = (list, dict) if known[name].is_flag else (list, dict, bool)
+        if any(isinstance(part, odd) for part in (value if many else [value])):
+            raise typer.BadParameter(f"{file} sets {name} to {str(value)[:60]}, which it cannot be")
     ctx.default_map = {**(ctx.default_map or {}), **given}
     return file
 

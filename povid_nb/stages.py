@@ -6,7 +6,7 @@
 __all__ = ['adapter_targets', 'add_adapter', 'save_model', 'stage_settings', 'put_on_adapter', 'train', 'launch_config']
 
 # %% ../nbs/workshop/stages.ipynb #0dfab903
-import gc, importlib.resources, json, re, warnings
+import gc, importlib.resources, json, math, re, warnings
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +18,8 @@ from transformers import TrainingArguments
 from . import steps
 from .cache import fingerprint
 from .forms import find_form
-from .procs import (barrier, is_main, own_device, patch, world_size, write_bytes, write_json, write_tensors,
+from .load import _json_object
+from .procs import (barrier, is_main, locked, own_device, patch, world_size, write_bytes, write_json, write_tensors,
                             write_text)
 from .stats import versions
 from .train import _WHOLE, PairData, PovidConfig, PovidTrainer, pairs_digest
@@ -100,6 +101,23 @@ def save_model(
     return Path(folder)
 
 # %% ../nbs/workshop/stages.ipynb #4fe2ae67
+_ABOVE_0 = 1e-12
+_LEAST = dict(
+    learning_rate=0., beta=0., alpha=0., beta1=0., beta2=0., nll_weight=0., label_smoothing=0., weight_decay=0.,
+    max_grad_norm=0., warmup_steps=0., save_minutes=0., num_train_epochs=_ABOVE_0, save_steps=_ABOVE_0,
+    logging_steps=_ABOVE_0, max_steps=1, max_length=1, rank=1, lora_alpha=1, per_device_train_batch_size=1,
+    gradient_accumulation_steps=1, seed=0, data_seed=0)
+
+def _check_numbers(given):
+    "Refuse a setting that is no number, or one that is too small to train with"
+    for name, least in _LEAST.items():
+        value = given.get(name)
+        if value is None or (name == "max_steps" and value == -1): continue
+        whole = type(least) is int
+        fine = type(value) in ((int,) if whole else (int, float)) and math.isfinite(value) and value >= least
+        of = "above 0" if least == _ABOVE_0 else f"from {least:g}"
+        if not fine: raise ValueError(f"{name} is {value!r}; expected a {'whole ' * whole}number {of}")
+
 _STAGES = {1: dict(form="dpo", num_train_epochs=3), 2: dict(form="paper", num_train_epochs=1)}
 
 def stage_settings(
@@ -118,11 +136,13 @@ def stage_settings(
     start, device = _start_values(vlm), vlm.device
     bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
     given = dict(output_dir=str(folder), seed=seed, learning_rate=start["learning_rate"],
-                 nll_weight=start["nll_weight"], per_device_train_batch_size=batch_size or start["batch_size"],
+                 nll_weight=start["nll_weight"],
+                 per_device_train_batch_size=start["batch_size"] if batch_size is None else batch_size,
                  lr_scheduler_type="cosine", warmup_steps=.03, weight_decay=0., logging_steps=5, report_to="none",
                  save_strategy="steps" if "save_steps" in options else "no", save_minutes=10., save_total_limit=2,
                  use_cpu=device.type == "cpu", bf16=bf16, fp16=device.type == "cuda" and not bf16, **_STAGES[stage])
     given |= options
+    _check_numbers(given | dict(rank=rank, lora_alpha=lora_alpha))
     if "nll_weight" not in options and not find_form(given["form"]).takes("nll_weight"): del given["nll_weight"]
     return dict(rank=rank, lora_alpha=lora_alpha, seed=seed), PovidConfig(**given)
 
@@ -152,7 +172,7 @@ def _decisive(args):
 
 def _read_record(folder):
     file = Path(folder)/_RECORD
-    return json.loads(file.read_text()) if file.is_file() else None
+    return _json_object(file) if file.is_file() else None
 
 def _adapter_digest(folder):
     "What an adapter adds: its matrices and its scale"
@@ -186,7 +206,7 @@ def _run_stage(vlm, data, n, lora, args, base, first, between, eval_data, callba
     if first: _put_under(vlm, first, between)
     if earlier and "steps" in earlier:
         if hasattr(vlm.model, "peft_config"): vlm.model.load_adapter(folder, "default")
-        else: vlm.load_adapter(folder)
+        else: vlm.model = PeftModel.from_pretrained(vlm.model, folder).eval()
         return
     add_adapter(vlm, **lora)
     trainer = PovidTrainer(vlm, args, data, eval_data, callbacks, f"{base}-{record['over']}".replace("/", "-"))
@@ -233,14 +253,19 @@ def save_adapter(self: PovidTrainer, folder: str | Path, record: dict) -> None:
     write_json(folder/"log.json", self.state.log_history)
     write_text(folder/"README.md", _CARD.format(**card))
     files = {name: steps._digest_of_file(folder/name) for name in _ADAPTER}
-    done = {"versions": versions(_PACKAGES), "steps": self.state.global_step, "files": files}
+    done = {"versions": versions(_PACKAGES), "held": _held(self.vlm), "steps": self.state.global_step, "files": files}
     write_json(folder/_RECORD, record | done)
 
 # %% ../nbs/workshop/stages.ipynb #3af86b2e
+def _held(vlm):
+    "How the weights are kept: a fingerprint says nothing where that differs"
+    return str(vlm.dtype)[6:] + " and 4 bits" * bool(getattr(vlm.base, "is_loaded_in_4bit", False))
+
 def _check_made_for(vlm, folder):
     "Refuse an adapter that was trained on other weights"
-    record = _read_record(folder)
-    if record and (record["base"] != fingerprint(vlm) or record.get("over")):
+    record = _read_record(folder) or {}
+    other = record.get("held", _held(vlm)) == _held(vlm) and record.get("base") not in (None, fingerprint(vlm))
+    if other or record.get("over"):
         why = " (it stands on stage 1; take the adapter beside it, which holds both)" if record.get("over") else ""
         raise ValueError(f"the adapter in {folder} was trained on other weights than those of {vlm.name}{why}; "
                          "load the model it was made for")
@@ -299,18 +324,19 @@ def train(
     stages = [1, 2] if str(stage) == "both" else [int(stage)]
     own = _options(stages, options, {1: stage1 or {}, 2: stage2 or {}})
     settings = {n: stage_settings(vlm, n, out/f"stage{n}", seed, **own[n]) for n in stages}   # before any training
-    base, first = fingerprint(vlm), Path(adapter) if adapter else None
-    if first: _check_made_for(vlm, first)
-    for n, (lora, args) in settings.items():
-        _take_off(vlm)
-        data = data if isinstance(data, PairData) else PairData(vlm, data, args.max_length)
-        _run_stage(vlm, data, n, lora, args, base, first, between, eval_data, callbacks)
-        last, first = first, out/f"stage{n}"
-    if is_main(): _write_result([part for part in (last, first) if part], out/"adapter")
-    if last and between == "stack" or _is_sharded(vlm):     # one adapter in the place of two, on a whole model
-        barrier()
-        _take_off(vlm)
-        vlm.load_adapter(out/"adapter")
+    with locked(out, "training"):
+        base, first = fingerprint(vlm), Path(adapter) if adapter else None
+        if first: _check_made_for(vlm, first)
+        for n, (lora, args) in settings.items():
+            _take_off(vlm)
+            data = data if isinstance(data, PairData) else PairData(vlm, data, args.max_length)
+            _run_stage(vlm, data, n, lora, args, base, first, between, eval_data, callbacks)
+            last, first = first, out/f"stage{n}"
+        if is_main(): _write_result([part for part in (last, first) if part], out/"adapter")
+        if last and between == "stack" or _is_sharded(vlm):     # one adapter in the place of two, on a whole model
+            barrier()
+            _take_off(vlm)
+            vlm.load_adapter(out/"adapter")
     return vlm
 
 # %% ../nbs/workshop/stages.ipynb #daba4690

@@ -6,8 +6,8 @@
 __all__ = ['COLOURS', 'style', 'mark', 'diff', 'show', 'picture', 'table', 'page']
 
 # %% ../nbs/workshop/viz.ipynb #90cc9b6d
-import base64, difflib, html, importlib.resources, io, re
-from collections.abc import Iterable
+import base64, difflib, hashlib, html, importlib.resources, io, json, re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # %% ../nbs/workshop/viz.ipynb #b74bbf71
@@ -115,6 +115,23 @@ def table(
     line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
     top = f"<thead>{line(head, 'th')}</thead>" if head else ""
     return f"<table>{top}<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table>"
+
+def _embedded(
+    widget: str,     # its files are static/WIDGET.js and static/WIDGET.css
+    state: Mapping,
+    url: str, alt: str, lines: Iterable,   # where scripts do not run, as on GitHub: a picture, and what to read
+) -> str:
+    "A widget as a piece of a web page, without a kernel"
+    state = json.dumps(state, separators=(",", ":")).replace("<", "\\u003c")   # no text can end the script
+    name = "povid-" + hashlib.sha256(state.encode()).hexdigest()[:8]
+    folder = importlib.resources.files("povid_nb")/"static"
+    style, script = ((folder/f"{widget}.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    start = f"render({{model: still({state}), el: document.getElementById('{name}')}});"
+    hint = "Run this cell (or trust the notebook) to get the widget itself."
+    text = "".join(f"<p>{html.escape(line)}</p>" for line in [*lines, hint])
+    still = f'<noscript><img alt="{html.escape(alt, quote=True)}" width="224" src="{url}">{text}</noscript>'
+    return (f'<style>{style}</style><div id="{name}">{still}</div>'
+            f'<script type="module">{script}\n{start}</script>')
 
 def page(title: str, *parts: str) -> str:
     "One self-contained HTML page with the given parts"

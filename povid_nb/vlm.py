@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-import torch, warnings
+import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from . import world
-from .load import _PARTS, _check_adapter, _find_adapter, read_model
+from .load import _PARTS, _check_adapter, _find_adapter, _put_on, read_model
 from .pictures import check_image, open_image
 from .procs import patch
 from .words import Word, _spell, likely_words, word_probs
@@ -386,9 +386,7 @@ def load_adapter(self: VLM, folder: str | Path) -> None:
     "Put a trained LoRA adapter on the model; one made for another model is refused"
     folder = _find_adapter(folder)
     _check_adapter(self.base, folder, self.name)
-    from peft import PeftModel
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):   # between peft and transformers
-        self.model = PeftModel.from_pretrained(self.model, folder).eval()
+    self.model = _put_on(self.model, folder)
 
 @patch
 @contextmanager

@@ -145,6 +145,8 @@ def answer_all(
 ) -> list[str]:
     "The answer to each question, in the order of the questions"
     if by not in ("probability", "generation"): raise ValueError(f"by={by!r}: expected probability or generation")
+    if not questions:
+        raise ValueError("there are no questions to ask: give more pictures, or pictures with more things in them")
     items = [{"id": _id(q), "image": images[q["image"]], "text": q["text"] + _SUFFIXES[suffix], "row": q}
              for q in sorted(questions, key=lambda q: str(q["image"]))]
     answer = _by_probability(vlm, items) if by == "probability" else _by_generation(vlm, decoding)

@@ -8,9 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 KEY = "sk-test-0123456789abcdef-do-not-write-me-down"
-FAULTS = ("429", "500", "drop", "lost", "garbage", "malformed", "refusal", "fenced", "prose", "slow")
-# drop: hangs up before the answer; lost: the answer is written (and paid), then hangs up; garbage: half of a JSON body, paid;
-# malformed: the body is fine, the answer inside is not JSON; prose: a refusal in words; slow: answers after the client gave up
+FAULTS = {   # name: what happens; all but the first five are on the bill
+    "429": "too fast, with a time to wait", "429 plain": "too fast, without one", "500": "a server error", "502": "a proxy's page in HTML",
+    "drop": "hangs up before the answer", "lost": "hangs up in the place of the answer", "torn": "hangs up in the middle of the answer's body",
+    "garbage": "half of a JSON body", "slow": "the answer comes when the client has given up", "malformed": "the answer is not JSON",
+    "schema": "the answer is JSON of another schema", "prose": "a refusal in words", "refusal": "a refusal in its own field", "fenced": "the answer in a fence",
+    "choices": "an answer with no choices", "cut": "an answer cut at its length", "unicode": "an answer full of odd letters"}
 
 
 def echo(body):
@@ -41,6 +44,9 @@ class Service:
         "Write one answer: from here on it is on the bill"
         content, refusal = self.answer(body), None
         if fault == "malformed": content = content[: len(content) // 2] + "}"
+        if fault == "cut": content = content[: len(content) // 2]
+        if fault == "schema": content = json.dumps({"answer": [content]})
+        if fault == "unicode": content = content.replace(".", " \U0001f408\u200d\u2b1b\u0301\u202e\\u0000\\ud83d\u2028.")
         if fault == "fenced": content = f"Here you are:\n```json\n{content}\n```"
         if fault == "prose": content = "I'm sorry, but I can't help with that."
         if fault == "refusal": content, refusal = None, "I can't help with that."
@@ -51,6 +57,8 @@ class Service:
             reply = {"id": f"chatcmpl-{sum(self.paid.values())}", "object": "chat.completion", "created": 0, "model": body["model"],
                      "choices": [{"index": 0, "finish_reason": "stop", "logprobs": None, "message": {"role": "assistant", "content": content, "refusal": refusal}}],
                      "usage": {"prompt_tokens": self.tokens[0], "completion_tokens": self.tokens[1], "total_tokens": sum(self.tokens)}}
+            if fault == "cut": reply["choices"][0]["finish_reason"] = "length"
+            if fault == "choices": reply["choices"] = []
             reply = self.reshape(reply)
             if self.keeps and body.get("store"): self.kept[body["metadata"]["povid"]] = {**reply, "metadata": body["metadata"]}
         return reply
@@ -70,6 +78,9 @@ class Service:
             elif fate == "refusal": good.append(base | {"response": {"status_code": 200, "body": self.completion(row["body"], "refusal")}, "error": None})
             elif fate == "500": bad.append(base | {"response": {"status_code": 500, "body": {"error": {"message": "server error"}}}, "error": None})
             else: bad.append(base | {"response": None, "error": {"code": "batch_expired", "message": "This request could not be executed in time."}})
+        if self.batch_plan.get("shuffle"):        # out of order, one row twice, one of somebody else
+            self.rng.shuffle(good)
+            good += good[:1] + [good[0] | {"custom_id": "another"}] if good else []
         for name, lines in (("output_file_id", good), ("error_file_id", bad)):
             if lines:
                 batch[name] = f"file-{len(self.files)}"
@@ -145,12 +156,20 @@ def handler(service):
             fault = service.fault()
             if fault == "429": return self.error(429, "Rate limit reached", "rate_limit_exceeded", [("retry-after-ms", "5")])
             if fault == "500": return self.error(500, "The server had an error", headers=[("retry-after-ms", "5")])
+            if fault == "429 plain": return self.error(429, "Rate limit reached", "rate_limit_exceeded")
+            if fault == "502": return self.send(502, "<html><h1>502 Bad Gateway</h1></html>", [("content-type", "text/html")])
             if fault == "drop": return self.hang_up()
             if service.delay: time.sleep(service.delay)
             reply = service.completion(body, fault)
             if len(service.bodies) < 50: service.bodies.append(body)
             if fault == "lost": return self.hang_up()
             if fault == "garbage": return self.send(200, reply, cut=60)
+            if fault == "torn":
+                self.send_response(200)
+                self.send_header("content-length", "100000")
+                self.end_headers()
+                self.wfile.write(json.dumps(reply).encode()[:80])
+                return self.hang_up()
             if fault == "slow": time.sleep(service.slow)
             try: self.send(200, reply)
             except (BrokenPipeError, ConnectionResetError): pass      # the client is gone: killed, or tired of waiting

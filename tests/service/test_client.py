@@ -55,7 +55,7 @@ def test_a_thousand_questions_on_a_bad_line(tmp_path):
     no_key_in(tmp_path)
 
 
-# What happens after SIGKILL at random points is in test_inject.py, with a thousand examples
+# What happens after SIGKILL at random points is in test_faults.py, with a thousand examples
 CHILD = textwrap.dedent("""
     import sys
     from pydantic import BaseModel

@@ -1,5 +1,5 @@
 "From examples to pairs: every lie checked against the world's truth, and the paid way against a real server with real faults"
-import json, os, random, re, signal, subprocess, sys, textwrap, time, warnings
+import json, re, subprocess, sys, warnings
 from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -208,48 +208,12 @@ def captions(n, seed=0):
     return some
 
 
-RATES = {"429": .05, "500": .02, "drop": .005, "lost": .005, "malformed": .01, "refusal": .01}
-
-
 def no_key_in(folder):
     for file in Path(folder).rglob("*"):
         if file.is_file(): assert KEY.encode() not in file.read_bytes(), f"the key is in {file}"
 
 
-CHILD = textwrap.dedent("""
-    import sys
-    from povid_nb.inject import make_pairs
-    url, out, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    print("ready", flush=True)
-    print(make_pairs("openai", n=n, out=out, base_url=url, budget=100, send_image=False, progress=False, settle=.5))
-""")
-
-
-def test_a_thousand_examples_killed_at_five_random_points(tmp_path):
-    "5% 429, 2% 500, 1% dropped, 1% malformed, 1% refused; SIGKILL five times; then each example is a pair or a recorded refusal, paid for once"
-    n, rng = 1000, random.Random(11)
-    examples = world_examples(n)
-    LIES.update({p.chosen: p for p in WorldInjector().make(examples)})
-    with serving(answer=play, rates=RATES, seed=4) as service:
-        run = [sys.executable, "-c", CHILD, service.url, str(tmp_path/"out"), str(n)]
-        env = os.environ | {"PYTHONPATH": str(ROOT)}
-        for stop in sorted(rng.sample(range(20, n - 100), 5)):
-            child = subprocess.Popen(run, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while sum(service.paid.values()) < stop and child.poll() is None: time.sleep(.002)
-            child.send_signal(signal.SIGKILL)
-            assert child.wait() == -signal.SIGKILL
-        last = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True)
-        assert last.returncode == 0, last.stderr
-        questions = len({(e.prompt, e.answer, kind_for(e)) for e in examples})   # "Is there a cup?" is asked about many scenes, and without a picture that is one question
-        assert sum(service.paid.values()) == len(service.paid) == questions
-        assert all(service.faults[f] for f in RATES) and service.bad_keys == 0
-    made = list(pairs.read(tmp_path/"out"/"pairs.jsonl"))
-    refused = [json.loads(l) for l in open(tmp_path/"out"/"refused.jsonl")]
-    assert sorted([p.id for p in made] + [r["id"] for r in refused]) == sorted(e.id for e in examples)
-    assert all(r["reason"] for r in refused) and not any("unsent" in r["reason"] or "failed" in r["reason"] for r in refused)
-    assert len(made) > .9 * n
-    no_key_in(tmp_path)
-
+# A thousand examples on a bad line, with kills: test_faults.py
 
 def test_pictures_go_along_and_are_small(tmp_path):
     with serving(answer=play) as service:

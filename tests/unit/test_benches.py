@@ -3,7 +3,7 @@ import base64, io, json
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
-from povid_nb import benches, coco, published
+from povid_nb import benches, coco, published, stats
 from povid_nb.benches import BENCHES, evaluate
 from povid_nb.cli import app
 from povid_nb.client import Outcome
@@ -238,9 +238,39 @@ def test_eval_compares_two_files(folder):
     assert "paired comparison needs the same items" in SHELL.invoke(app, words).output
 
 
+def test_what_a_number_hides_is_drawn_for_every_bench(all_files, monkeypatch):
+    monkeypatch.setattr(benches, "draw_side_by_side", lambda scores: shown.append(next(iter(scores.values()))) or draw(scores))
+    shown, draw = [], stats.draw_side_by_side
+    for name in BENCHES:
+        files = NEEDS[name](all_files) | ({"client": Judge(lambda prompt: VERDICTS[name])} if name in VERDICTS else {})
+        images = {} if name in ("sqa", "mmbench") else {"images": all_files/"images"}
+        benches._draw({"one": evaluate(name, Model(), out=all_files/"out", **images, **files)}, all_files/"figures")
+    assert len(list((all_files/"figures").glob("*.png"))) == len(BENCHES) + 1 == len(shown)       # AMBER has two
+    for s in shown: assert set(s.shown) & {"words", "silent", "unclear", "unread", "refused", "yes_ratio", "says_a"} and set(s.shown) <= set(s.values), s.bench
+
+
+def test_eval_refuses_what_it_would_not_look_at(folder):
+    for words, says in ((["--compare", "a", "b", "--answers", "c"], "leave out --answers"), (["--compare", "a", "b", "--limit", "3"], "belong to a model that answers"),
+                        (["--harness", "vlmevalkit", "--answers", "a"], "leave out --answers"), (["--harness", "lmms-eval", "--max-new-tokens", "3"], "leave out --max-new-tokens")):
+        result = SHELL.invoke(app, ["eval", *words])
+        assert result.exit_code == 1 and says in result.output and len(result.output.strip().splitlines()) == 1
+
+
 def test_lmms_eval_refuses_files_of_ours(folder):
     result = SHELL.invoke(app, ["eval", "--harness", "lmms-eval", "--bench", "pope", "--questions", str(folder/"q.json")])
     assert result.exit_code == 1 and "leave out --questions" in result.output
+
+
+def test_pictures_inside_object_halbenchs_file_are_shown_to_the_model(all_files):
+    data = io.BytesIO()
+    Image.new("RGB", (90, 90), "white").save(data, "JPEG")
+    write(all_files/"objhal.jsonl", [dict(image_id=i, question="Describe it.", image=base64.b64encode(data.getvalue()).decode()) for i in (42, 7)])
+    class Looker(Model):
+        def describe(self, images, prompts, batch_size, **decoding): return [f"A picture of {i.size[0]} pixels." for i in images]
+    files = NEEDS["objhal"](all_files) | {"client": Judge(lambda prompt: "[]" if "of 90 pixels" in prompt else "lost")}
+    assert evaluate("objhal", Looker(), out=all_files/"out", **files)["objhal"].unread == 0
+    (all_files/"objhal.jsonl").write_text((all_files/"objhal.jsonl").read_text().replace("/9j/", "/9j*"))
+    with pytest.raises(ValueError, match="its image cannot be read"): evaluate("objhal", Looker(), out=all_files/"other", **files)
 
 
 # ---- Object HalBench by hand

@@ -122,6 +122,15 @@ def widgets_have_state(nb, path):
         if view and view["model_id"] not in models: yield f"a widget whose state was not saved: {view['model_id']}"
 
 
+def solutions_are_folded(nb, path):
+    "In JupyterLab, on Colab and, by the directive, on the site"
+    for cell in nb["cells"]:
+        if "#@title Solution" not in links.source(cell): continue
+        data = cell.get("metadata", {})
+        folded = data.get("cellView") == "form" and data.get("jupyter", {}).get("source_hidden")
+        if not (folded and "#| code-fold: true" in links.source(cell)): yield f"an open solution: {links.source(cell)[-60:]!r}"
+
+
 def names_no_machine(nb, path):
     for _, output in outputs(nb):
         shown = text(output.get("text", "")) + text(output.get("data", {}).get("text/plain", ""))
@@ -131,7 +140,7 @@ def names_no_machine(nb, path):
 
 CHECKS = [parses, has_a_head, has_its_badge, has_the_setup_cell, is_small, pictures_have_words, words_have_pictures,
           drawings_have_words, what_is_described_is_there, has_no_errors, widgets_have_state,
-          names_no_machine]
+          solutions_are_folded, names_no_machine]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -176,7 +185,8 @@ def sound():
         a_cell('#| fig-alt: "Two lines"\nplot()', [a_picture(), a_picture("text/html", '<img src="x" alt="A line">')]),
         a_cell("**What you should see.** Two lines"),
         a_cell('#| fig-alt: "A slider"\nwidget', [a_picture(VIEW, {"model_id": "m1"})]),
-        a_cell("![A cat](cat.png)")]}
+        a_cell("![A cat](cat.png)"),
+        a_cell("#| code-fold: true\n#@title Solution\nx = 1", []) | {"metadata": {"cellView": "form", "jupyter": {"source_hidden": True}}}]}
 
 
 def spoil(nb, what):
@@ -192,6 +202,7 @@ def spoil(nb, what):
     if what == "what_is_described_is_there": cells[4]["outputs"] = []
     if what == "has_no_errors": cells[3]["outputs"] = [{"output_type": "error", "ename": "ValueError", "evalue": "no"}]
     if what == "widgets_have_state": nb["metadata"]["widgets"] = {WIDGETS: {}}
+    if what == "solutions_are_folded": del cells[-1]["metadata"]
     if what == "names_no_machine": cells[3]["outputs"] = [{"output_type": "stream", "text": ["saved in /home/ada/runs\n"]}]
     return nb
 

@@ -1,0 +1,199 @@
+"""Pairs made on a bad day: faults on the line, kills, signals, a full disk, a torn ledger, and two processes in one folder.
+
+What "paid twice" means here. The service counts a completion for each content when it has written it, whether or not the reply
+arrives. A client that is killed, or whose line is cut, cannot know whether that happened. So there are two promises:
+a service that keeps its answers (OpenAI's `store`, or any that lists them) is asked for a lost answer first, and no completion is
+made twice; with a service that keeps nothing, a question is sent again only if the reply to its last sending never arrived, and that
+sending stays on the client's own account at its highest price, so that the bill stays within the budget in both cases.
+"""
+import json, os, random, resource, shutil, signal, subprocess, sys, tempfile, textwrap, time
+from collections import Counter
+from pathlib import Path
+import pytest
+from povid_nb import pairs
+from povid_nb.batch import Batches
+from povid_nb.inject import WorldInjector
+from povid_nb.lies import world_examples
+from povid_nb.prompts import kind_for
+from server import FAULTS, KEY, serving
+from test_client import client, key, no_key_in, questions      # noqa: F401 (key is a fixture)
+from test_inject import LIES, play
+
+ROOT = Path(__file__).parents[2]
+TENTH = {name: .1 / 16 for name in FAULTS if name != "fenced"}      # 10 % of all requests, 16 kinds
+PRICE = (100 * .15 + 50 * .6) / 1e6                                   # of one answer of the server
+
+# `povid`, with a client of less patience than a real service deserves, and a disk of `most` bytes (-1: as a user with no rights)
+COMMAND = textwrap.dedent("""
+    import functools, os, resource, sys
+    from povid_nb import client, inject
+    from povid_nb.cli import app
+    most = int(sys.argv.pop(1))
+    inject.Client = lambda *given, **named: client.Client(*given, **named | {"settle": .5, "timeout": 1})
+    if most < 0 and os.geteuid() == 0: os.seteuid(65534)
+    if most > 0: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    app()
+""")
+
+
+def povid(service, out, n, *more, most=0, budget=1.):
+    words = ["pairs", "make", "--injector", "openai", "--n", n, "--out", out, "--base-url", service.url, "--no-send-image", "--budget", budget, *more]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"}
+    return subprocess.Popen([sys.executable, "-c", COMMAND, str(most), *map(str, words)], cwd=ROOT, env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def said(process, code):
+    "All that a process said; it ended with `code`, without a traceback and without the key"
+    text = process.communicate(timeout=300)[0]
+    assert code is None or process.returncode == code, text[-2000:]
+    assert "Traceback" not in text and KEY not in text, text[-2000:]
+    return text
+
+
+def until(service, answers, process):
+    "Wait for so many answers on the bill; the key is never in the list of processes"
+    while sum(service.paid.values()) < answers and process.poll() is None:
+        assert KEY not in Path(f"/proc/{process.pid}/cmdline").read_text()
+        time.sleep(.002)
+
+
+def damage(ledger, rng):
+    "A torn last line, and torn bytes in the middle: those of one answer and of what stands beside it"
+    data = bytearray(ledger.read_bytes())
+    del data[-rng.randint(2, 60):]
+    at = data.index(b'"event": "answer"', len(data) // 2)
+    data[at - 20:at + 200] = rng.randbytes(220)
+    ledger.write_bytes(bytes(data))
+
+
+def examples(n):
+    some = world_examples(n)
+    LIES.update({p.chosen: p for p in WorldInjector().make(some)})
+    return some, len({(e.prompt, e.answer, kind_for(e)) for e in some})      # without a picture some questions are the same
+
+
+def nothing_lost(out, some):
+    made = list(pairs.read(out/"pairs.jsonl"))
+    refused = [json.loads(line) for line in open(out/"refused.jsonl")]
+    assert sorted([p.id for p in made] + [r["id"] for r in refused]) == sorted(e.id for e in some)
+    assert all(r["reason"] for r in refused) and not any(r["reason"].startswith(("unsent", "failed")) for r in refused)
+    return made
+
+
+def sends(ledger):
+    "Of each question, in the ledger's order: ask, fault, free (a fault that cost nothing) or answer"
+    found = {}
+    for line in ledger.read_bytes().splitlines():
+        try: row = json.loads(line)
+        except ValueError: continue                       # torn
+        found.setdefault(row["id"], []).append("free" if row.get("free") else row["event"])
+    return found
+
+
+@pytest.mark.parametrize("keeps, n, kills", [(True, 160, 1), pytest.param(True, 1000, 8, marks=pytest.mark.slow), pytest.param(False, 1000, 8, marks=pytest.mark.slow)])
+def test_a_bad_day(keeps, n, kills, tmp_path):
+    rng, out = random.Random(n), tmp_path/"out"
+    some, different = examples(n)
+    with serving(answer=play, rates=TENTH, seed=2, keeps=keeps) as service:
+        ends = [signal.SIGKILL] * kills + [signal.SIGTERM, signal.SIGINT]
+        stops = sorted(rng.sample(range(16, int(different * .8)), len(ends)))
+        rng.shuffle(ends)
+        for stop, end in zip(stops, ends):
+            process = povid(service, out, n)
+            until(service, stop, process)
+            process.send_signal(end)
+            text = said(process, -signal.SIGKILL if end == signal.SIGKILL else 130)
+            assert end == signal.SIGKILL or "the same command goes on from here" in text
+        damage(out/"ledger.jsonl", rng)
+        full = povid(service, out, n, most=(out/"ledger.jsonl").stat().st_size + 9_000)        # 9 kB of disk are left
+        assert "File too large" in said(full, 1)
+        first = povid(service, out, n)
+        until(service, sum(service.paid.values()) + 5, first)
+        assert "another process is at making pairs" in said(povid(service, out, n), 1)          # two in one folder
+        said(first, 0)
+        assert not service.bad_keys and (n < 1000 or all(service.faults[name] for name in TENTH))
+        billed, free = sum(service.paid.values()), said(povid(service, out, n), 0)
+        assert sum(service.paid.values()) == billed and "pairs in" in free                      # all is there: nothing is sent
+        paid, bill = service.paid, service.billed
+    assert len(nothing_lost(out, some)) > .88 * n
+    assert len(paid) == different
+    if keeps: assert set(paid.values()) == {1}
+    else:
+        for history in sends(out/"ledger.jsonl").values():
+            assert "ask" not in history[history.index("answer"):] if "answer" in history else True   # what arrived is not bought again
+        again = sum(paid.values()) - different
+        lost = sum(service.faults[name] for name in ("lost", "torn", "garbage", "slow")) + 16 * (len(ends) + 1) + 1
+        assert again <= lost, "more were bought again than replies were lost"
+    assert bill <= 1
+    no_key_in(tmp_path)
+
+
+@pytest.mark.parametrize("keeps, n", [(True, 100), *(pytest.param(keeps, 1000, marks=pytest.mark.slow) for keeps in (True, False))])
+def test_the_budget_holds_on_a_bad_day(keeps, n, tmp_path):
+    "Killed and called again, within a budget for two thirds of the questions"
+    budget = n * PRICE * 2 / 3
+    examples(n)
+    with serving(answer=play, rates=TENTH, seed=5, keeps=keeps) as service:
+        service.delay = .02
+        for stop in (n // 20, n // 10):
+            process = povid(service, tmp_path, n, budget=budget)
+            until(service, stop, process)
+            process.kill()
+            process.communicate()
+        text = said(povid(service, tmp_path, n, budget=budget), 0 if keeps else None)
+        assert "is used up" in text and 0 < service.billed <= budget
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    "By a user without the right to; for root, nobody"
+    folder = Path(tempfile.mkdtemp())
+    try:
+        folder.chmod(0o555)
+        with serving(answer=play) as service:
+            text = [line for line in said(povid(service, folder/"out", 5, most=-1), 1).splitlines() if "DEBUG" not in line]
+            assert len(text) == 1 and "Permission denied" in text[0] and str(folder) in text[0]
+            assert not service.requests
+    finally: shutil.rmtree(folder)
+
+
+# ---- The Batch API ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("n, rounds", [(120, 3), pytest.param(1000, 8, marks=pytest.mark.slow)])
+def test_batches_on_a_bad_day(n, rounds, tmp_path):
+    "Rows that fail, come twice, out of order, or with another name; batches that expire, are cancelled, or are lost on the line; kills"
+    rng, ends = random.Random(n), ["completed", "expired", "cancelled"]
+    with serving() as service:
+        service.polls = 0
+        for round in range(rounds):
+            service.batch_plan = {"end": ends[round % 3], "row": lambda i, size: rng.choice(["ok"] * 7 + ["500", "expired", "refusal"]), "shuffle": True} | ({"lose": True} if round == 1 else {})
+            if child := os.fork(): os.waitpid(child, 0)
+            else:                                                        # a process that submits, and is killed at a random moment
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.random() * .3)
+                    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+                    Batches(client(service, tmp_path)).submit(questions(n), size=40)
+                finally: os._exit(0)
+            try: Batches(client(service, tmp_path)).submit(questions(n), size=40)
+            except ConnectionError: pass                                 # the one that was lost on the line
+            while Batches(client(service, tmp_path)).collect()["still running"]: pass
+        service.batch_plan = {}
+        Batches(client(service, tmp_path)).submit(questions(n), size=40)
+        while Batches(client(service, tmp_path)).collect()["still running"]: pass
+        outcomes = client(service, tmp_path).ask(questions(n), send=False)
+        assert Counter(o.status for o in outcomes).keys() <= {"ok", "refused"} and len(outcomes) == n
+        assert len(service.paid) == n and set(service.paid.values()) == {1} and not service.requests
+    no_key_in(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["ask", "answer"])
+def test_damaged_lines_are_counted_as_paid(kind, tmp_path):
+    "Where both lines of a question are gone, the service is asked for the answer, and the budget counts what it may have cost"
+    with serving() as service:
+        client(service, tmp_path).ask(questions(10))
+        lines = (tmp_path/"ledger.jsonl").read_text().splitlines()
+        (tmp_path/"ledger.jsonl").write_text("".join(line[:60] * ("q3" in line or kind in line) + line * ("q3" not in line and kind not in line) + "\n" for line in lines))
+        asking = client(service, tmp_path)
+        asking.ledger.refresh()
+        assert asking.ledger.spent + asking.ledger.in_doubt >= service.billed
+        assert all(o.status == "ok" for o in asking.ask(questions(10))) and set(service.paid.values()) == {1}
