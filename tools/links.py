@@ -142,7 +142,7 @@ def reference_page(nb, text):
     def cell(name, lines):
         mark = hashlib.sha256(f"reference {name}".encode()).hexdigest()[:8]
         return {"cell_type": "markdown", "id": mark, "metadata": {}, "source": lines.splitlines(keepends=True)}
-    written = [cell("table", reference.table()), *(cell(name, reference.module(name)) for name in reference.modules())]
+    written = [cell("twelve", reference.twelve()), cell("table", reference.table()), *(cell(name, reference.module(name)) for name in reference.modules())]
     made = {**nb, "cells": nb["cells"][:2] + written}
     new = json.dumps(made, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
     return text if json.loads(text) == made else new

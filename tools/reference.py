@@ -3,6 +3,39 @@ import ast, io, re, tokenize
 from tools.floors import FLOORS, LIBRARY, public
 
 
+# The names that most users need, each with a snippet; a test runs them all, in this order
+TWELVE = (
+    ("VLM.load", "vlm", "A model and its processor", """from povid_nb.vlm import VLM
+vlm = VLM.load("tiny")                    # or a name on the hub, with quantize="4bit" and an adapter"""),
+    ("scenes", "world", "Drawn scenes whose truth is known", """from povid_nb import world
+scene = world.scenes("counter", "test", 40)[39]"""),
+    ("VLM.describe", "vlm", "What the model writes of a picture, or answers", """text = vlm.describe(scene)
+answer = vlm.describe(scene, "Is there a knife in the image?")"""),
+    ("VLM.next_tokens", "vlm", "The words that could come next", """words = vlm.next_tokens(scene, prefix="There is a")"""),
+    ("VLM.score", "vlm", "How probable a given answer is", """logps = vlm.score(scene, "Describe this image.", scene.caption()).logps"""),
+    ("score", "chair", "CHAIR: what is named against what is there", """from povid_nb import chair, measure
+found = chair.score([text], [scene.objects], measure.VOCABULARY)"""),
+    ("add_noise", "noise", "A picture after a step of diffusion noise", """from povid_nb.noise import add_noise
+noisy = add_noise(scene.image(), 500, scene.seed)"""),
+    ("sweep", "shift", "How the next word moves as noise rises", """from povid_nb.shift import sweep
+curves = sweep(vlm, scene, prefix="There is a", steps=(0, 500, 999), seeds=1)"""),
+    ("make_pairs", "inject", "Preference pairs, by rule, by the model itself or by a service", """from povid_nb.inject import make_pairs
+make_pairs("world", n=8, out="runs/few-pairs", progress=False)"""),
+    ("train", "stages", "Two stages of preference tuning", """from povid_nb import formats, stages
+pairs = list(formats.load("runs/few-pairs/pairs.jsonl"))
+tuned = stages.train(vlm, pairs, "runs/few", stage="1", max_steps=1)"""),
+    ("evaluate", "benches", "A model, or a file of answers, on a benchmark", """from povid_nb.benches import evaluate
+tallies = evaluate("chair", vlm=vlm, limit=2, out="runs/few-eval")"""),
+    ("attend", "attention", "Where an answer looks", """from povid_nb.attention import attend
+looked = attend(vlm, scene, "Describe this image.", text)"""))
+
+
+def twelve():
+    "The twelve names, each with its snippet"
+    parts = [f"**[{name}](#{room}-{name.partition('.')[0]})**: {about}.\n\n```python\n{code}\n```" for name, room, about, code in TWELVE]
+    return "\n\n".join(["## The twelve names you need\n\nThey run in this order as they stand here.", *parts]) + "\n"
+
+
 def comments(text):
     "Line -> the comment that ends it"
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
