@@ -142,6 +142,14 @@ def _why_plain(vlm):
     if getattr(vlm.base.config.vision_config, "deepstack_visual_indexes", None):
         return "it gives the picture's features to its first layers once more"
 
+# %% ../nbs/workshop/branches.ipynb #5d0c7a11
+def to_device(batch: Any, device: torch.device) -> Any:
+    "A batch with all its tensors on `device`"
+    if isinstance(batch, torch.Tensor): return batch.to(device)
+    if isinstance(batch, dict): return {name: to_device(value, device) for name, value in batch.items()}
+    if isinstance(batch, (list, tuple)): return type(batch)(to_device(value, device) for value in batch)
+    return batch
+
 # %% ../nbs/workshop/branches.ipynb #5628b6be
 class Branches:
     "Scores the answers of pairs under clean and noisy images, by the policy and by the reference"
@@ -390,10 +398,3 @@ def noisy_pixels(
     pieces = images["image_grid_thw"].prod(1).tolist() if "image_grid_thw" in images else 1
     each = zip(values.split(pieces), steps, ids, strict=True)
     return torch.cat([noise.noisy_rows(v[None], [k], [i], seed, schedule)[0] for v, k, i in each])
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    "A batch with all its tensors on `device`"
-    if isinstance(batch, torch.Tensor): return batch.to(device)
-    if isinstance(batch, dict): return {name: to_device(value, device) for name, value in batch.items()}
-    if isinstance(batch, (list, tuple)): return type(batch)(to_device(value, device) for value in batch)
-    return batch

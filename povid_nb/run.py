@@ -207,8 +207,6 @@ def _draw_looks(measured):
 def go(self: Run):
     "Do what is not done yet, and write the report; returns its path"
     s = self.settings
-    self.say("checking the settings")
-    self.check()
     self.say("1 of 6: preference pairs")
     chosen = self.pairs()
     self.say(f"2 of 6: what the model says before training, {s.n} pictures of each split")
@@ -326,7 +324,10 @@ def run(
     unknown = set(settings) - {f.name for f in fields(Settings)}
     if unknown: raise ValueError(f"unknown setting {', '.join(sorted(unknown))} for a run; see Settings")
     chosen = Settings(**settings)
+    whole = Run(out, chosen)
+    whole.say("checking the settings")
+    whole.check()                    # wrong settings leave the folder as it is
     if fresh and is_main() and Path(out).exists():
         with locked(out, "a run"): set_aside(out)
     barrier()
-    with locked(out, "a run"): return Run(out, chosen).go()
+    with locked(out, "a run"): return whole.go()
