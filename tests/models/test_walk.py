@@ -2,6 +2,7 @@
 import random, re, sys
 from pathlib import Path
 from povid_nb import lies, pairs, stages
+from povid_nb.branches import Branches
 from povid_nb.train import PovidConfig, PovidTrainer
 from povid_nb.vlm import VLM
 
@@ -35,6 +36,7 @@ def test_a_pair_takes_the_listed_way(tmp_path):
     pairs.write([pair], tmp_path/"pairs.jsonl")
     vlm = VLM.load("tiny")
     stages.add_adapter(vlm)
+    Branches(vlm)        # tries packing on a made-up pair, once for a model
     config = PovidConfig(str(tmp_path/"out"), form="released", max_steps=1, report_to=[], disable_tqdm=True)
     names = listed()
     assert 8 <= len(names) <= 12
