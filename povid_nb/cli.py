@@ -29,6 +29,7 @@ _EXAMPLES = {
     "shift": ("shift photo.jpg --prefix \"There is a\" --steps 0:1000:100",),
     "attend": ("attend photo.jpg --words fork,knife --adapter stage2",),
     "pretrain": ("pretrain --out runs/tiny",), "lab": ("lab", "lab ablation --full"), "doctor": ("doctor", "doctor --json"),
+    "plan": ("plan --model qwen2.5-vl-3b --gpu l4 --data 1000",),
     "serve": ("serve", "serve runs/demo"),
     "make": ("pairs make --n 500", "pairs make --injector openai --data llava.json --images coco --dry-run"),
     "report": ("pairs report runs/pairs",)}

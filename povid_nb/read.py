@@ -17,7 +17,7 @@ _MARKS = [(codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (code
 
 def _decoded(path):
     "The text of a file, by its byte order mark; UTF-8 without one"
-    if Path(path).is_fifo(): raise ValueError(f"{path} is a pipe, which could keep us waiting for ever; save it as a file first")
+    if Path(path).is_fifo(): raise ValueError(f"{path} is a pipe; save its output as a file")
     data = Path(path).read_bytes()
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try: text = data.decode(encoding)
