@@ -164,6 +164,19 @@ def test_a_damaged_file_is_noticed_and_redone_or_named_in_one_line(start, comman
 
 
 @pytest.mark.slow
+def test_another_seed_in_the_same_folder_touches_nothing_that_is_there(start, command, undisturbed, tmp_path):
+    "And the first command then finds its own results again, without any work"
+    whole, _ = undisturbed("run")
+    shutil.copytree(whole, tmp_path/"out")
+    there = {file: file.read_bytes() for file in written(tmp_path/"out") if file.parent != tmp_path/"out"}
+    assert "settings have changed; the earlier result stays in" in start(*command["run"](tmp_path/"out"), "--seed", "1").said(0)
+    assert there and all(file.read_bytes() == data for file, data in there.items())
+    assert figures(tmp_path/"out") != figures(whole)
+    assert "settings have changed" not in start(*command["run"](tmp_path/"out")).said(0)
+    assert same("run", whole, tmp_path/"out")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["train", "run"])
 def test_torchrun_is_stopped_and_killed_and_goes_on(command, undisturbed, tmp_path, verb):
     "The real launcher: SIGTERM to it, SIGKILL to all, SIGKILL to one of its two"
