@@ -49,14 +49,14 @@ def _recorded(folder):
             raise ValueError(f"{folder/name} is not as the training wrote it: train it again")
     return record
 
-# %% ../nbs/workshop/push.ipynb #a7dde418
+# %% ../nbs/workshop/push.ipynb #9f102add
 def _digest_of_weights(file):
     "What a protocol of `povid eval` says of an adapter"
     from safetensors import safe_open
     digest = hashlib.sha256()
-    with safe_open(file, "np") as tensors:
+    with safe_open(file, "pt") as tensors:          # an adapter is kept in 32 bits, whatever the file has
         for name in sorted(tensors.keys()):
-            if "lora_" in name: digest.update(tensors.get_tensor(name).tobytes())
+            if "lora_" in name: digest.update(tensors.get_tensor(name).float().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 def _evaluated(paths, base, digest):
@@ -84,8 +84,9 @@ def _of_run(results):
     whose = {who: splits for who, splits in results.items() if who in MODELS}
     return {split: {who: splits[split] for who, splits in whose.items()} for split in whose.get("base", {})}
 
-# %% ../nbs/workshop/push.ipynb #8fb963ce
-_COLUMNS = {("chair", "chair_s"): "captions that hallucinate (CHAIR_s)", ("chair", "chair_i"): "mentions (CHAIR_i)",
+# %% ../nbs/workshop/push.ipynb #0d3a812a
+_COLUMNS = {("chair", "chair_s"): "captions that hallucinate (CHAIR_s)",
+            ("chair", "chair_i"): "hallucinated mentions (CHAIR_i)",
             ("chair", "recall"): "objects named (recall)", ("chair", "words"): "words",
             **{("pope", f"accuracy/{kind}"): f"POPE, {kind}" for kind in ("random", "popular", "adversarial")},
             ("pope", "accuracy"): "POPE accuracy", ("pope", "yes_ratio"): "yes answers"}
@@ -111,23 +112,23 @@ def _columns(models):
 
 def _measured(scores, who, results):
     "The tables of the card, with protocol and differences"
-    parts = []
+    parts, how = [], {}
     for split, models in scores.items():
         columns, some = _columns(models), models.get(who) or next(iter(models.values()))
-        name = lambda m: f"**{_label(m)} (this adapter)**" if m == who else _label(m)
+        name = lambda m: f"**{_label(m)}{' (this adapter)' * (m in MODELS)}**" if m == who else _label(m)
         rows = [[name(m), *(_cell(benches[b], k) for b, k in columns)] for m, benches in models.items()]
         n = f", {some['chair']['n']} pictures" if "chair" in some and split in _SPLITS else ""
         parts += [f"**{_SPLITS.get(split, split)}{n}**", _table(["%", *columns.values()], rows)]
         changes = results.get("differences", {}).get(split, {})
         for pair in (f"{who} - base", f"{who} - sft"):
             if pair in changes: parts.append(_change(pair, changes[pair]))
-        parts += [_protocol(bench, score) for bench, score in some.items() if bench != "inventions"]
+        how |= {_protocol(bench, score): None for bench, score in some.items() if bench != "inventions"}
     if not parts:
         return ("Nothing was measured with this adapter. Whether it names fewer absent things, an evaluation must "
                 "show: `povid eval --adapter FOLDER`.")
     note = ("In percent (words: a mean), with 95 % bootstrap intervals over pictures. A model that says less "
             "hallucinates less, so recall and words stand beside CHAIR.")
-    return "\n\n".join([note, *parts])
+    return "\n\n".join([note, *parts, "How it was measured: " + " ".join(how)])
 
 def _change(pair, found):
     new, old = (_label(who) for who in pair.split(" - "))
@@ -137,9 +138,10 @@ def _change(pair, found):
 
 def _protocol(bench, score):
     how = {name: value for name, value in score["protocol"].items() if name not in ("versions", "model", "adapter")}
-    return f"{bench} (n = {score['n']}): " + "; ".join(f"{name} {value}" for name, value in how.items()) + "."
+    plain = lambda value: value if isinstance(value, str) else json.dumps(value)
+    return f"{bench} (n = {score['n']}): " + "; ".join(f"{name} {plain(value)}" for name, value in how.items()) + "."
 
-# %% ../nbs/workshop/push.ipynb #3643d901
+# %% ../nbs/workshop/push.ipynb #47ebcec7
 _SETTINGS = {"form": "loss", "learning_rate": "learning rate", "num_train_epochs": "epochs", "beta": "beta",
              "nll_weight": "NLL weight", "noise_step": "noise step", "noise_tokens": "noise tokens", "seed": "seed"}
 
@@ -168,7 +170,7 @@ def _limits(scores, run):
             "above: no relations, no other language, no safety.",
             "Whatever else the base model gets wrong, it still gets wrong. Do not rely on its descriptions where an "
             "error would do harm."]
-    if drawn: said.insert(0, "Trained or measured on drawn scenes: the figures say nothing about photographs.")
+    if drawn: said.insert(0, "Measured on drawn scenes: the figures say nothing about photographs.")
     if any("chair" in m for models in scores.values() for m in models.values()):
         said.append("CHAIR counts the kinds of objects in its vocabulary and no others; yes/no accuracy is no proof "
                     "of truthful descriptions.")
@@ -176,7 +178,9 @@ def _limits(scores, run):
                         "well, the dispreferred answers were not needed.")
     return "\n".join(f"- {line}" for line in said)
 
-# %% ../nbs/workshop/push.ipynb #23fa974f
+# %% ../nbs/workshop/push.ipynb #a8e1a62f
+_BUILT_IN = "the model built into povid_nb (`tiny`)"
+
 def _on_the_hub(name): return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(name))) and not Path(str(name)).exists()
 
 def _card(title, where, base, record, config, scores, who, run, results, license):
@@ -184,8 +188,10 @@ def _card(title, where, base, record, config, scores, who, run, results, license
     from huggingface_hub import EvalResult, ModelCardData
     measures = [(split, bench, key, score[key]) for split, models in scores.items()
                 for bench, score in models.get(who, {}).items() for b, key in _columns(models) if b == bench]
-    found = [EvalResult(task_type="image-text-to-text", dataset_type=f"povid_nb/{bench}", metric_type=key,
-                        dataset_name=f"{bench}, {split}", metric_value=value) for split, bench, key, value in measures]
+    result = lambda split, bench, key, value: EvalResult(
+        task_type="image-text-to-text", dataset_type=f"povid_nb/{bench}", dataset_name=f"{bench}, {split}",
+        dataset_split=split, metric_type=key, metric_value=value)
+    found = [result(*measure) for measure in measures]
     hub, data = _on_the_hub(base), run.get("settings", {}).get("data")
     about = ModelCardData(
         base_model=base if hub else None, base_model_relation="adapter" if hub else None, library_name="peft",
@@ -197,7 +203,8 @@ def _card(title, where, base, record, config, scores, who, run, results, license
             f"{where!r})`.\n") if hub else ""
     page = (importlib.resources.files("povid_nb")/"data"/"adapter_card.md").read_text(encoding="utf-8").format(
         title=title, base=base, where=where, version=importlib.metadata.version("povid_nb"), peft=peft,
-        base_link=f"[{base}](https://huggingface.co/{base})" if hub else f"`{base}`", fingerprint=record["base"],
+        base_link=f"[{base}](https://huggingface.co/{base})" if hub else _BUILT_IN if base == "tiny" else f"`{base}`",
+        fingerprint=record["base"],
         measured=_measured(scores, who, results), made=_made(record, config, run, base), limits=_limits(scores, run),
         licence=f"The adapter: {license}." if license else "None was chosen for the adapter. The licences of the base "
                 "model and of the data apply.")
@@ -228,7 +235,7 @@ def _pairs(path, record):
     lines = (json.dumps(_public(pair.to_fields()), ensure_ascii=False, default=str) for pair in pairs)
     return "".join(f"{line}\n" for line in lines).encode()
 
-# %% ../nbs/workshop/push.ipynb #674d0095
+# %% ../nbs/workshop/push.ipynb #be82557e
 def contents(
     source: str | Path,             # the folder of a run, of a training or of an adapter
     which: str = "stage2",          # of a run: stage2, stage1 or control
@@ -242,6 +249,7 @@ def contents(
     folder, who, run, results = _found(source, which)
     record, config = _recorded(folder), _json(folder/_CONFIG)
     trained_on = str(config["base_model_name_or_path"])
+    if Path(trained_on).parts[-2:] == ("povid_nb", "tiny"): trained_on = "tiny"        # the built-in model
     if not base and trained_on != "tiny" and not _on_the_hub(trained_on):
         raise ValueError(f"the base model was loaded from a folder ({trained_on}), which nobody else has: "
                          "say what it is called on the hub with --base owner/name")
