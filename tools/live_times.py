@@ -36,9 +36,18 @@ def used():
     return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
 
 
+def quiet():
+    "Wait until Chromium has done what a new window costs it, whatever the page"
+    for _ in range(60):
+        before = used()
+        time.sleep(.5)
+        if used() - before < .05: return
+
+
 def first_caption(browser, address):
     "Seconds from opening the page, with an empty cache, to the first word and to the whole of the first description"
     page = browser.new_page()
+    quiet()
     outside = []
     page.route("**/*", lambda route: route.continue_() if route.request.url.startswith("http://127.0.0.1") else (outside.append(route.request.url), route.abort()))
     begin, before = time.perf_counter(), used()

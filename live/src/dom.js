@@ -1,21 +1,11 @@
 // @ts-check
-// Small helpers for elements, and the pieces of the page that only show: bars, a curve, tables.
+// The pieces of the page that only show: bars, a curve, a picture. Elements and percentages are those of the widgets.
+import {percent, tag} from '../../povid_nb/static/widget.js';
+
+export {percent, tag};
 
 /** @returns {any} */
 export const $ = id => document.getElementById(id);
-
-/** @returns {any} */
-export function tag(name, props = {}, ...children) {
-  const el = document.createElement(name);
-  for (const [key, value] of Object.entries(props)) {
-    if (key.includes('-') || key === 'role' || key === 'scope') el.setAttribute(key, value);
-    else el[key] = value;
-  }
-  el.append(...children);
-  return el;
-}
-
-export const percent = p => `${(100 * p).toFixed(p < 0.0995 && p >= 0.0005 ? 1 : 0)} %`;
 
 /** RGB bytes onto a canvas */
 export function paint(canvas, pixels) {

@@ -15,7 +15,7 @@ let scene = null;
 let picture = null;          // {key, id, pixels}: what the model's thread needs of the picture
 /** @type {string | null} the words before the one that was pressed: they stay while dial and noise move */
 let prefix = null;
-let text = '', base = '', pictures = 0, timer = 0;
+let text = '', base = '', pictures = 0, timer = 0, frame = 0;
 const noise = () => ({step: state.noise, seed: state.seed, space: state.space, overflow: state.overflow});
 const model = () => ({picture, noise: noise(), adapter: state.adapter, scale: state.dial});
 const words = () => text.split(' ').filter(Boolean);
@@ -80,7 +80,7 @@ async function upload(file) {
 
 async function write() {
   text = '';
-  const done = await ask('write', model(), part => { text = part; caption(); });
+  const done = await ask('write', model(), part => { text = part; frame ||= requestAnimationFrame(caption); });
   if (!done) return;
   caption();
   const wrong = [...new Set(words().filter(word => role(word) === 'wrong').map(bare))];
@@ -99,6 +99,8 @@ const upTo = i => words().slice(0, i).join(' ');
 const defaultWord = () => Math.max(0, ['wrong', 'right'].map(kind => words().findIndex(word => role(word) === kind)).find(i => i >= 0) ?? 0);
 
 function caption() {
+  cancelAnimationFrame(frame);
+  frame = 0;
   $('caption').replaceChildren(...words().flatMap((word, i) => {
     const kind = role(word), button = tag('button', {type: 'button', textContent: word, className: kind, onclick: () => pick(i), 'aria-pressed': String(upTo(i) === prefix)});
     if (kind === 'wrong') button.setAttribute('aria-label', `${word} (not in the picture)`);
@@ -129,8 +131,8 @@ async function bar() {
 // what the untuned model says, for the curve and for the pair
 async function before() {
   const now = picture, here = {picture, noise: {...noise(), step: -1}, adapter: state.adapter};
-  let said = '';
-  if (!await ask('base', {...here, scale: 0}, part => { said = part; }) || now !== picture) return;
+  let said = state.dial || state.noise >= 0 ? '' : text;
+  if (!said && !await ask('base', {...here, scale: 0}, part => { said = part; }) || now !== picture) return;
   base = said;
   const list = base.split(' '), wrong = list.findIndex(word => role(word) === 'wrong');
   $('rejected').value = wrong >= 0 ? base : partner() ? `${$('chosen').value} Next to it is a ${tables.traits[partner()][0]} ${partner()}.` : base;
