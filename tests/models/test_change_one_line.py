@@ -57,7 +57,7 @@ def test_a_lesson_runs_with_another_model(lesson, model, folders, tmp_path, monk
     assert {"llava": "LlavaFor", "idefics3": "Idefics3For", "qwen": "Qwen2_5_VLFor"}[model] in said, said
 
 
-QUICK_IN_16_BITS = [("03_noise", "built-in", "float16"), ("03_noise", "built-in", "bfloat16"), ("06_dpo", "built-in", "bfloat16")]
+QUICK_IN_16_BITS = [("03_noise", "built-in", "float16"), ("06_dpo", "built-in", "bfloat16")]
 
 def in_16_bits():
     "A CPU is slow in 16 bits: all of these take an hour"
