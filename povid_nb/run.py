@@ -261,7 +261,9 @@ def write(self: Run, chosen, found, figures):
     s, seconds = self.settings, self.steps.seconds
     numbers = {title: values for title, _, _, _, values in figures}
     again = {"command": _command(s, self.out), "seconds": seconds}
-    write_json(self.out/"run.json", {"settings": asdict(s), "versions": stats.versions()} | again)
+    adapters = {who: f"{self.steps.folders[who].name}/adapter" for who in found if who != "base"}
+    about = {"settings": asdict(s), "versions": stats.versions(), "adapters": adapters}
+    write_json(self.out/"run.json", about | again)
     write_json(self.out/"report.json", _as_json(found) | again | {"differences": _differences(found),
                                                                   "attention": numbers["Where it looks"]})
     log = lambda who: json.loads(next(self.steps.folders[who].glob("stage*/log.json")).read_text())
