@@ -22,7 +22,7 @@ def _main(
     "Preference tuning so that vision-language models stop naming what is not in the picture."
 
 _EXAMPLES = {
-    "run": ("run", "run --pairs 400 --n 200 --set learning_rate=1e-3", "run --model llava-hf/llava-1.5-7b-hf --data pairs.json"),
+    "run": ("run --config demo", "run --answers clean --set learning_rate=1e-3", "run --model llava-hf/llava-1.5-7b-hf --data pairs.json"),
     "describe": ("describe photo.jpg", "describe photo.jpg --adapter stage2 --question \"Is there a knife?\" --json"),
     "train": ("train --data runs/pairs", "train --data pairs.json --images coco --quantize 4bit --stage 1"),
     "eval": ("eval", "eval --adapter stage2 --limit 100", "eval --bench pope --questions random.json --answers answers.jsonl"),
@@ -70,6 +70,8 @@ def _run(
     quantize: _Quantize = None,
     data: _option(Optional[str], "Pairs: a file, a folder, a hub name; left out: made for drawn scenes.") = None,
     images: _Images = None,
+    answers: _option(Literal["own", "clean", "both"], "Right answers about drawn scenes: the model's own SFT data with "
+                     "its errors, clean ones, or one after the other.") = "both",
     pairs: _option(Optional[int], "How many pairs; left out: all that are given, or 800 of drawn scenes.") = None,
     test_images: _option(Optional[str], "Folder of photographs to describe; left out: drawn scenes.") = None,
     annotations: _option(Optional[list[str]], "COCO JSON of what is in them; may be given twice.") = None,
@@ -84,7 +86,7 @@ def _run(
     "The whole method: pairs, control, two stages, measurements before and after, a report."
     from povid_nb.procs import leave, world_size
     from povid_nb.run import run
-    given = dict(model=model, quantize=quantize, data=data, images=images and str(images), pairs=pairs,
+    given = dict(model=model, quantize=quantize, data=data, images=images and str(images), answers=answers, pairs=pairs,
                  test_images=test_images, annotations=tuple(annotations or ()), n=n, seed=seed,
                  max_new_tokens=max_new_tokens, batch_size=batch_size, train=_assigned(set))
     if prompt: given["prompt"] = prompt
