@@ -186,7 +186,7 @@ def _draw_drift(found):
 
 # %% ../nbs/workshop/run.ipynb #5f250abc
 @patch
-def looks(self: Run, found, adapters, most=200):
+def looks(self: Run, found, adapters, most=100):
     "The image share of each class of word, on the first answers of the untouched model: {model: {class: interval}}"
     from povid_nb import attention
     split = list(found["base"])[-1]
