@@ -122,8 +122,7 @@ class PairData(torch.utils.data.Dataset):
         shared = world_size() > 1 and torch.distributed.is_initialized()
         first, step = (rank(), world_size()) if shared else (0, 1)
         found = []
-        mine, quiet = range(first, len(self.pairs), step), None if is_main() else True    # None: where no terminal is
-        for i in tqdm(mine, desc="reading pairs", disable=quiet, delay=5):
+        for i in tqdm(range(first, len(self.pairs), step), "reading pairs", disable=None if is_main() else True, delay=5):
             try: self[i]
             except (OSError, ValueError, TypeError) as error: found.append((i, str(error)))
         if not shared: return found
