@@ -295,7 +295,9 @@ def write(self: Run, pairs, found, figures):
     s, seconds, main = self.settings, self.steps.seconds, self.kinds[0]
     numbers = {title: values for title, _, _, _, values in figures}
     again = {"command": _command(s, self.out), "seconds": seconds}
-    write_json(self.out/"run.json", {"settings": asdict(s), "versions": stats.versions()} | again)
+    adapters = {who: f"{self.steps.folders[who].name}/adapter" for who in found[main] if who != "base"}
+    about = {"settings": asdict(s), "versions": stats.versions(), "adapters": adapters}
+    write_json(self.out/"run.json", about | again)
     each = {answers: _as_json(of) | {"differences": _differences(of)} for answers, of in found.items()}
     about = {"attention": numbers["Where it looks"], "answers": main}
     write_json(self.out/"report.json", each.pop(main) | again | about | {"beside": each})
