@@ -59,7 +59,7 @@ _Set = _option(list[str], "A training setting, as name=value. Before the name, s
 
 # %% ../nbs/workshop/shell.ipynb #a6a7f284
 _EXAMPLES = {
-    "run": ("run", "run --pairs 400 --n 200 --set learning_rate=1e-3",
+    "run": ("run --config demo", "run --answers clean --set learning_rate=1e-3",
             "run --model llava-hf/llava-1.5-7b-hf --data pairs.json"),
     "describe": ("describe photo.jpg", "describe photo.jpg --adapter stage2 --question \"Is there a knife?\" --json"),
     "train": ("train --data runs/pairs", "train --data pairs.json --images coco --quantize 4bit --stage 1",
