@@ -20,12 +20,12 @@ def text(folder):
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    run(sys.executable, WORK, "kill", folder, 3)
+    run(sys.executable, WORK, "kill", folder, 5)
     return folder
 
 
-def test_killed_and_resumed_it_reports_the_same(killed):
-    assert json.loads((killed/"signals.json").read_text()) == [9] * 3, "every run but the last died by SIGKILL"
+def test_killed_five_times_and_resumed_it_reports_the_same(killed):
+    assert json.loads((killed/"signals.json").read_text()) == [9] * 5, "every run but the last died by SIGKILL"
     assert figures(killed/"killed") == figures(killed/"whole")
     assert text(killed/"killed") == text(killed/"whole")
 
