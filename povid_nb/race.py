@@ -186,12 +186,22 @@ def _swapped(scenes):
         return next((j for j in order if scenes[j].context == scenes[i].context), order[0])
     return [other(i) for i in range(len(scenes))]
 
-# %% ../nbs/workshop/race.ipynb #4cad3263
+# %% ../nbs/workshop/race.ipynb #6cc358e9
 class Data:
-    "The pairs of one run, with pictures' features and the reference's last hidden states, made when first needed"
-    def __init__(self, branches: Branches, rows: Sequence[Row], scenes: Sequence, seed: int, k: int = 500):
-        self.branches, self.rows, self.seed, self.k, self.features, self.states = branches, rows, seed, k, {}, {}
-        self.swap, self.read = _swapped(scenes), 0
+    "The pairs of a run, with pictures' features and the reference's last hidden states, made when first needed"
+    def __init__(self, rows: Sequence[Row], scenes: Sequence, seed: int, k: int = 500):
+        self.rows, self.seed, self.k, self.swap = list(rows), seed, k, _swapped(scenes)
+        self.kept, self.seconds, self.used, self.spent = {}, {}, set(), 0.
+
+    def _once(self, key, make):
+        "What was made before, or is made now; `seconds` holds what each thing took, `used` what a run needed"
+        self.used.add(key)
+        if key not in self.kept:
+            start, spent = time.process_time(), self.spent
+            self.kept[key] = make()
+            self.seconds[key] = time.process_time() - start - (self.spent - spent)
+            self.spent += self.seconds[key]
+        return self.kept[key]
 
     def _pixels(self, picture):
         clean = torch.cat([row.images["pixel_values"] for row in self.rows])
@@ -199,45 +209,60 @@ class Data:
         ids = range(len(clean))
         return clean if picture == "clean" else noise.noisy_rows(clean, [self.k] * len(clean), ids, self.seed)
 
-    def seen(self, picture: str, some: Sequence[int]) -> list:
+    def seen(self, branches: Branches, picture: str, some: Sequence[int]) -> list:
         "The features of some pictures: clean, noisy or swapped"
-        if picture not in self.features:
-            with torch.no_grad(): self.features[picture] = self.branches.look({"pixel_values": self._pixels(picture)})
-        return [self.features[picture][i] for i in some]
+        def look():
+            with torch.no_grad(): return branches.look({"pixel_values": self._pixels(picture)})
+        features = self._once(picture, look)
+        return [features[i] for i in some]
 
-    def reference(self, picture: str, which: tuple, some: Sequence[int]) -> torch.Tensor:
+    def reference(self, branches: Branches, picture: str, which: tuple, some: Sequence[int]) -> torch.Tensor:
         "The reference's last hidden states where the answers of some pairs are predicted"
-        if (picture, which) not in self.states:
-            states = self.states[picture, which] = []
-            with self.branches.reference():
+        def read():
+            states = []
+            with branches.reference():
                 for i in range(0, len(self.rows), 32):
                     part = range(i, min(i + 32, len(self.rows)))
-                    packed = self.packed(part, which)
-                    h = self.branches.hidden(packed, self.seen(picture, part))
+                    packed = self.packed(branches, part, which)
+                    h = branches.hidden(packed, self.seen(branches, picture, part))
                     states += h.split(packed["real"].sum(1).tolist())
-            self.read += len(self.rows)
-        return torch.cat([self.states[picture, which][i] for i in some])
+            return states
+        states = self._once((picture, which), read)
+        return torch.cat([states[i] for i in some])
 
-    def packed(self, some: Sequence[int], which: tuple = ("chosen", "rejected")) -> dict:
+    def packed(self, branches: Branches, some: Sequence[int], which: tuple = ("chosen", "rejected")) -> dict:
         "Some pairs as a batch"
-        return self.branches.collate([self.rows[i] for i in some], answers=which)["clean"]
+        return branches.collate([self.rows[i] for i in some], answers=which)["clean"]
+
+    def begin(self) -> None:
+        "A new run: nothing is used yet"
+        self.used, self.spent = set(), 0.
+
+    def forget(self) -> None:
+        "Another reference: its states are made anew"
+        self.kept = {key: value for key, value in self.kept.items() if isinstance(key, str)}
+
+    def cost(self, seconds: float) -> dict:
+        "What a run took, as if it had made all that it used: seconds, and rows read by the reference"
+        states = [key for key in self.used if not isinstance(key, str)]
+        return dict(seconds=seconds - self.spent + sum(self.seconds[key] for key in self.used), read=len(states) * len(self.rows))
 
 def _split(tokens, packed):
     "Columns of the chosen answers, columns of the rejected ones (None where there are none)"
     width = packed["width"]
     return tokens[:, :width], tokens[:, width:] if tokens.shape[1] > width else None
 
-def token_scores(data: Data, method: Method, some: Sequence[int]) -> SimpleNamespace:
+def token_scores(branches: Branches, data: Data, method: Method, some: Sequence[int]) -> SimpleNamespace:
     "Log-probabilities of all tokens of a batch that a method reads, by `policy` and `reference`; masks and ids"
-    branches, which = data.branches, ("chosen", "rejected") if method.loss else ("chosen",)
-    packed = data.packed(some, which)
-    frozen = data.reference("clean", which, some) if method.loss else None
+    which = ("chosen", "rejected") if method.loss else ("chosen",)
+    packed = data.packed(branches, some, which)
+    frozen = data.reference(branches, "clean", which, some) if method.loss else None
     sides, words = {"policy": {}, "reference": {}}, {}
     if method.picture:
-        other = data.packed(some, method.answers)
+        other = data.packed(branches, some, method.answers)
         moving = torch.enable_grad() if method.noise != "clean" else torch.no_grad()
-        with moving: h = branches.hidden(other, data.seen(method.picture, some))
-        still = data.reference(method.picture, method.answers, some)
+        with moving: h = branches.hidden(other, data.seen(branches, method.picture, some))
+        still = data.reference(branches, method.picture, method.answers, some)
         (p, _), (p_noise, y_n) = branches.score(h, other, _best(other))
         theirs = _best(other) if method.own_tokens else y_n
         with torch.no_grad(): (r, _), (r_noise, y_r) = branches.score(still, other, theirs)
@@ -246,7 +271,7 @@ def token_scores(data: Data, method: Method, some: Sequence[int]) -> SimpleNames
             one, two = _split(tokens, other)
             sides[name] |= dict(chosen_other=one, rejected_other=two)
             if method.noise == "noisy": sides[name]["noise"] = _split(said, other)[0]
-    h = branches.hidden(packed, data.seen("clean", some))
+    h = branches.hidden(packed, data.seen(branches, "clean", some))
     for name, states in (("policy", h), ("reference", frozen)):
         if states is None: continue
         more = [_widened(words[name], packed)] if method.noise == "clean" else []
@@ -260,10 +285,10 @@ def token_scores(data: Data, method: Method, some: Sequence[int]) -> SimpleNames
     return SimpleNamespace(policy=table(sides["policy"]), reference=table(sides["reference"]), chosen=masks[0],
                            rejected=masks[1], chosen_ids=ids[0], rejected_ids=ids[1])
 
-# %% ../nbs/workshop/race.ipynb #0e1a8c55
-def batch_losses(data: Data, method: Method, some: Sequence[int], nll: float = 1.) -> torch.Tensor:
+# %% ../nbs/workshop/race.ipynb #09b0e24a
+def batch_losses(branches: Branches, data: Data, method: Method, some: Sequence[int], nll: float = 1.) -> torch.Tensor:
     "The loss of each pair of a batch: the method's, and the NLL term"
-    s = token_scores(data, method, some)
+    s = token_scores(branches, data, method, some)
     anchor = -summed(s.policy.chosen, s.chosen) / s.chosen.sum(-1)
     if method.loss is None: return anchor
     found = method.loss(*(method.logps or _sides)(s))
@@ -290,25 +315,31 @@ def _batches(n, steps, size, seed):
     while len(queue) < steps * size: queue += rng.sample(range(n), n)
     return [queue[i * size:(i + 1) * size] for i in range(steps)]
 
-def fit(vlm: VLM, method: Method, triples: Sequence[tuple], seed: int, rate: float, steps: int, size: int = 16,
-        nll: float = 1.) -> dict:
-    "Train a fresh adapter on (scene, chosen, rejected); returns the losses, and how many rows were read"
-    reader, ends = Reader(vlm), method.pairs != "first sentence"
-    images = {id(scene): scene.image() for scene, *_ in triples}
-    rows = [row_of(reader, images[id(scene)], chosen, rejected, ends) for scene, chosen, rejected in triples]
-    batches, before = _batches(len(rows), steps, size, seed), round(method.first * steps)
-    losses, read = [], 0
+def rows_of(vlm: VLM, triples: Sequence[tuple], seed: int, ends: bool = True) -> Data:
+    "(scene, chosen, rejected) as the data of a run"
+    reader = Reader(vlm)
+    rows = [row_of(reader, scene.image(), chosen, rejected, ends) for scene, chosen, rejected in triples]
+    return Data(rows, [scene for scene, *_ in triples], seed)
+
+def fit(vlm: VLM, method: Method, data: Data, seed: int, rate: float, steps: int, size: int = 16, nll: float = 1.) -> dict:
+    "Train a fresh adapter; returns the losses, and what it took"
+    start, batches, before = time.process_time(), _batches(len(data.rows), steps, size, seed), round(method.first * steps)
+    losses = []
+    data.begin()
     for part, kind in ((batches[:before], replace(method, loss=None)), (batches[before:], method)):
         if not part: continue
         stages.add_adapter(vlm, seed=seed)
-        data = Data(Branches(vlm), rows, [scene for scene, *_ in triples], seed)
+        branches = Branches(vlm)
         vlm.model.train()
-        losses += _learn(vlm, len(part), rate, lambda i: batch_losses(data, kind, part[i], nll))
+        losses += _learn(vlm, len(part), rate, lambda i: batch_losses(branches, data, kind, part[i], nll))
         vlm.model.eval()
-        read += data.read
-        if len(losses) < steps: vlm.model = vlm.model.merge_and_unload().eval()    # the reference of what follows
+        if len(losses) < steps:                                      # the reference of what follows
+            vlm.model = vlm.model.merge_and_unload().eval()
+            data.forget()
+    if before: data.forget()
     passes = 1 + bool(method.picture)
-    return dict(losses=losses, learnt=steps * size * passes, read=read, pairs=len(rows))
+    return dict(losses=losses, learnt=steps * size * passes, pairs=len(data.rows)) | data.cost(time.process_time() - start)
+
 
 # %% ../nbs/workshop/race.ipynb #833178c0
 def reward(scene: world.Scene, text: str) -> float:
@@ -363,7 +394,7 @@ def contrast_all(vlm: VLM, images: Sequence, how: str, alpha: float, k: int = 50
 
 UNTRAINED = {"VCD": ("noisy", "2311.16922"), "picture hidden": ("hidden", "2407.21771")}
 
-# %% ../nbs/workshop/race.ipynb #a6f9683e
+# %% ../nbs/workshop/race.ipynb #7a6898cd
 def counts(scenes: Sequence, texts: Sequence[str]) -> dict:
     "What CHAIR counts in each description: {name: list}"
     table = chair.score(list(texts), [s.objects for s in scenes], measure.VOCABULARY).columns
@@ -382,12 +413,12 @@ class Race:
     steps: int = 20                    # of sixteen pairs
     choosing: int = 100                # validation scenes
     scenes: Mapping = field(default_factory=lambda: {"counter": 150, "typical": 100})    # test scenes
-    tries: Sequence[float] = (1e-3, 2e-3, 4e-3)    # learning rates
-    alphas: Sequence[float] = (.25, .5, 1.)        # of the contrast without training
+    tries: Sequence[float] = (2e-3, 4e-3)    # learning rates
+    alphas: Sequence[float] = (.5, 1.)              # of the contrast without training
     habits: Mapping = field(default_factory=lambda: {"clean": world.Habit(), "own SFT data": world.FLAWED})
     log: Callable = lambda text: None
 
-    def __post_init__(self): self.done = Steps(self.folder)
+    def __post_init__(self): self.done, self.made = Steps(self.folder), {}
 
     def train(self, name: str, method: Method, base: str, seed: int, rate: float) -> Path:
         "The folder of a trained adapter, with its cost"
@@ -398,16 +429,27 @@ class Race:
                 scenes = [p.image for p in scenes_of(self.n, seed)]
                 found = fit_group(vlm, scenes, seed, rate, self.steps)
             else:
-                triples, (seconds, written) = answers(method.pairs, self.n, seed, self.habits.get(base, world.Habit()), self.folder)
-                start = time.process_time()
-                found = fit(vlm, method, triples, seed, rate, self.steps) | dict(written=written, making=seconds)
+                data, more = self._data(method.pairs, base, seed)
+                found = fit(vlm, method, data, seed, rate, self.steps)
+                found |= more | dict(seconds=found["seconds"] + more["making"])
             state = {n: p.detach().contiguous() for n, p in vlm.model.named_parameters() if ".lora_" in n}
             if method.first: state |= {n: p.detach().contiguous() for n, p in vlm.model.named_parameters()}
             write_tensors(folder/"adapter.safetensors", state)
-            write_json(folder/"cost.json", found | dict(seconds=time.process_time() - start))
+            write_json(folder/"cost.json", dict(seconds=time.process_time() - start) | found)
         settings = dict(n=self.n, steps=self.steps, seed=seed, rate=rate, base=base, loss=_name(method))
         self.log(f"train {base} {name} {seed} {rate}")
         return self.done(f"{base}/{name}/train-{seed}-{rate:g}", make, settings)
+
+    def _data(self, pairs, base, seed):
+        "The pairs of a run as rows, kept in memory for the next method that reads them; what it took to make them"
+        if (pairs, base, seed) not in self.made:
+            for key in [key for key in self.made if key[2] != seed]: del self.made[key]
+            habit = self.habits.get(base, world.Habit())
+            triples, (writing, written) = answers(pairs, self.n, seed, habit, self.folder)
+            start = time.process_time()
+            data = rows_of(VLM.load(), triples, seed, ends=pairs != "first sentence")
+            self.made[pairs, base, seed] = data, dict(written=written, making=writing + time.process_time() - start)
+        return self.made[pairs, base, seed]
 
     def say(self, name: str, method: Any, base: str, seed: int, setting: float | None, part: str) -> dict:
         "Counts of the descriptions after one training: {split: counts}"
