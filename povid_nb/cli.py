@@ -362,9 +362,13 @@ def _attend(
 def _lab(
     name: _argument(Optional[str], "A lab, such as ablation; left out: the course opens in JupyterLab.") = None,
     full: _option(bool, "Run the lab at full size, resumably, and save its result.", "--full") = False,
+    method: _option(Optional[str], "neighbours: a loss of your own in the race, as my_file.py:my_loss.") = None,
     folder: _option(Path, "Folder of the notebooks.") = Path("nbs")):
     "Open the course in JupyterLab, or repeat the long run of a lab."
     import shutil, subprocess
+    if method:
+        from povid_nb.race import entered
+        return typer.echo(entered(name, method))
     if not (folder/"index.ipynb").exists():
         raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout of the project, "
                                 "or name their folder")

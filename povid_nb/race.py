@@ -292,7 +292,7 @@ def family(name: str) -> str:
     if method.pairs != "injected": return "the model's own answers"
     return "and a second picture" if method.picture else "right and injected answers"
 
-# %% ../nbs/workshop/race.ipynb #87d42e27
+# %% ../nbs/workshop/race.ipynb #f134b3bc
 def find_loss(spec: str) -> tuple[str, Method]:
     "(name, method) of a function in a file, given as my_file.py:my_loss"
     file, _, name = spec.rpartition(":")
@@ -318,6 +318,12 @@ def enter(spec: str, saved: Mapping, race: Race | None = None, seeds: Sequence[i
         found[base] = dict(means={name: means[name]}, setting=setting,
                            differences={k: d for k, d in differences.items() if k.startswith(f"{name} - ")})
     return found
+
+def entered(lab: str | None, spec: str) -> str:
+    "What `povid lab neighbours --method my_file.py:my_loss` prints"
+    if lab != "neighbours": raise ValueError(f"--method belongs to the lab neighbours, not to {lab or 'the course'}")
+    saved = trials.Lab(lab).saved()
+    return entry_table(saved, enter(spec, saved))
 
 def entry_table(saved: Mapping, found: Mapping, split: str = "counter") -> str:
     "A reader's rows among the saved ones, as Markdown, and what they are against the control and DPO"

@@ -86,6 +86,7 @@ FLOORS = {
     "checks_look": 10,
     "checks_beyond": 10,
     "checks_real": 10,
+    "checks_labs": 10,
     "doctor": 9,
     "plan": 9,
     "methods": 9,
