@@ -105,7 +105,7 @@ def answers(pairs: str, n: int, seed: int, habit: world.Habit, folder: Path) -> 
 
 def _differ(scenes, chosen, rejected): return [t for t in zip(scenes, chosen, rejected) if t[1] != t[2]]
 
-# %% ../nbs/workshop/race.ipynb #a4515fcb
+# %% ../nbs/workshop/race.ipynb #7fb4590b
 def counts(scenes: Sequence, texts: Sequence[str]) -> dict:
     "What CHAIR counts in each description: {name: list}"
     table = chair.score(list(texts), [s.objects for s in scenes], measure.VOCABULARY).columns
@@ -122,9 +122,10 @@ class Race:
     "Sizes of a race, and the folder in which it is kept"
     folder: Path
     n: int = 96                        # pairs
-    steps: int = 12                    # of sixteen pairs
-    choosing: int = 60                 # validation scenes
-    scenes: Mapping = field(default_factory=lambda: {"counter": 120})    # test scenes of each split
+    steps: int = 12
+    size: int = 8                      # pairs in a step
+    choosing: int = 40                 # validation scenes
+    scenes: Mapping = field(default_factory=lambda: {"counter": 100})    # test scenes of each split
     tries: Sequence[float] = (2e-3, 4e-3)          # learning rates
     alphas: Sequence[float] = (.5, 1.)             # how much of the second picture the untrained ones take away
     habits: Mapping = field(default_factory=lambda: {"clean": world.Habit(), "own SFT data": world.FLAWED})
@@ -139,16 +140,16 @@ class Race:
             vlm = VLM.load()
             if method.pairs == "none":
                 scenes = [p.image for p in scenes_of(self.n, seed)]
-                found = fit_group(vlm, scenes, seed, rate, self.steps)
+                found = fit_group(vlm, scenes, seed, rate, self.steps, self.size)
             else:
                 data, more = self._data(method.pairs, base, seed)
-                found = fit(vlm, method, data, seed, rate, self.steps)
+                found = fit(vlm, method, data, seed, rate, self.steps, self.size)
                 found |= more | dict(seconds=found["seconds"] + more["making"])
             state = {n: p.detach().contiguous() for n, p in vlm.model.named_parameters() if ".lora_" in n}
             if method.first: state |= {n: p.detach().contiguous() for n, p in vlm.model.named_parameters()}
             write_tensors(folder/"adapter.safetensors", state)
             write_json(folder/"cost.json", dict(seconds=time.process_time() - start) | found)
-        settings = dict(n=self.n, steps=self.steps, seed=seed, rate=rate, base=base, loss=_name(method))
+        settings = self._sizes() | dict(seed=seed, rate=rate, base=base, loss=_name(method))
         self.log(f"train {base} {name} {seed} {rate}")
         return self.done(f"{base}/{name}/train-{seed}-{rate:g}", make, settings)
 
@@ -179,11 +180,11 @@ class Race:
             write_text(folder/"counts.json", json.dumps(found))
             write_json(folder/"cost.json", dict(seconds=time.process_time() - start))
         what = _name(method) if isinstance(method, Method) else method
-        settings = dict(n=self.n, steps=self.steps, seed=seed, setting=setting, base=base, what=what,
-                        scenes=self._scenes(part))
+        settings = self._sizes() | dict(seed=seed, setting=setting, base=base, what=what, scenes=self._scenes(part))
         kind = "before" if setting is None else f"{seed}-{setting:g}"
         return json.loads((self.done(f"{base}/{name}/{part}-{kind}", make, settings)/"counts.json").read_text())
 
+    def _sizes(self): return dict(n=self.n, steps=self.steps, size=self.size)
     def _scenes(self, part): return {"counter": self.choosing} if part == "validation" else dict(self.scenes)
 
     def choose(self, name: str, method: Any, base: str) -> tuple:
@@ -207,7 +208,7 @@ def trained(file: Path) -> VLM:
     vlm.model = vlm.model.merge_and_unload().eval()
     return vlm
 
-# %% ../nbs/workshop/race.ipynb #27b9ea6b
+# %% ../nbs/workshop/race.ipynb #2463d7da
 def cells(methods: Mapping, untrained: Mapping, bases: Sequence) -> list:
     "What runs: (base, name, method); what reads no right answers runs once, for both bases"
     some = [(base, name, m) for name, m in methods.items() for base in (bases if m.base else ("any",))]
@@ -226,7 +227,7 @@ def run(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrained:
             found.setdefault((base, name), {})[seed] = counted
     of = lambda base, name: (base if (base, name) in found else "any", name)
     names = [*methods, *untrained]
-    out = dict(seeds=list(seeds), sizes={k: getattr(self, k) for k in ("n", "steps", "choosing", "scenes", "tries")},
+    out = dict(seeds=list(seeds), choosing=self.choosing, scenes=self.scenes, sizes=self._sizes(), tries=self.tries,
                versions=versions(), methods={name: _about(methods.get(name)) for name in names})
     for part in ("means", "differences", "each", "tried", "cost", "counts"): out[part] = {}
     for base in self.habits:
