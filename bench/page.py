@@ -49,6 +49,19 @@ Loss and gradient are compared with the first row's.
 """
 
 
+def memory(now, before):
+    rows = [[name, *(number(one["steps"][name][key]) for one in (before, now) for key in ("mb", "checkpointed_mb"))] for name in now["steps"]]
+    s = now["shape"]
+    return f"""## Memory of a step
+
+`python -m bench memory --json bench/results/memory.json` ({origin(now)}).
+
+{s["name"]}: {s["side"]**2} tokens of a picture, {s["prompt"]} of prompt, {s["answer"]} of each answer, {s["batch"]} pairs, in float32. MB of the tensors that live at the worst moment of a step of stage 2, beyond those between steps (`memory_before.json`: the same at the revision {before["revision"]}, where packed layers went around checkpointing).
+
+{table(["", "all kept, before", "checkpointed, before", "all kept", "checkpointed"], rows)}
+"""
+
+
 def plain(axis, values):
     "Only these values along an axis, as plain numbers"
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
@@ -120,5 +133,5 @@ From files to numbers; {found["clock"]}.
 
 def main(args):
     read = lambda name: json.loads((FOLDER/f"{name}.json").read_text())
-    (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from `train.json`, `scale.json` and `scores.json`. Times belong to this machine; ratios within a table are what carries over.\n\n"
-                                    + training(read("train")) + "\n" + growth(read("scale")) + "\n" + counting(read("scores")))
+    (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from the files beside it. Times belong to this machine; ratios within a table are what carries over.\n\n"
+                                    + training(read("train")) + "\n" + memory(read("memory"), read("memory_before")) + "\n" + growth(read("scale")) + "\n" + counting(read("scores")))

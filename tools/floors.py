@@ -89,6 +89,7 @@ FLOORS = {
     "checks_labs": 10,
     "doctor": 9,
     "plan": 9,
+    "push": 9,
     "methods": 9,
     "race": 10,
     "cli": 11,

@@ -261,6 +261,17 @@ def test_a_cache_changes_no_loss(tmp_path, keep):
     assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 
+@pytest.mark.parametrize("space", ["processed", "pixels"])
+def test_workers_of_the_loader_change_no_loss(tmp_path, space):
+    "Rows are read and collated in processes of their own, without the model's weights"
+    found = []
+    for workers in (0, 2):
+        trainer = PovidTrainer(fresh(), config(tmp_path, form="released", noise_space=space, dataloader_num_workers=workers), PairData(fresh(), some_pairs(8), room=0))
+        trainer.train()
+        found.append(losses(trainer))
+    assert found[0] == found[1] and len(set(found[0])) > 1
+
+
 def test_accumulated_batches_are_one_large_batch(tmp_path):
     found = []
     for size, steps in ((4, 1), (2, 2)):
