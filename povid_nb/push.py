@@ -14,10 +14,14 @@ from .report import _SPLITS, MODELS
 from .stats import versions
 from .steps import _digest_of_file
 
-# %% ../nbs/workshop/push.ipynb #38b02955
+# %% ../nbs/workshop/push.ipynb #59d5346c
 _WEIGHTS, _CONFIG, _RECORD = "adapter_model.safetensors", "adapter_config.json", "povid.json"
 
 def _json(file): return json.loads(Path(file).read_text(encoding="utf-8"))
+
+def _yaml(file):
+    import yaml
+    return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
 
 def _found(source, which="stage2"):
     "(folder of the adapter, name in the run, the run's settings, its results); the last three are empty without a run"
@@ -31,8 +35,11 @@ def _found(source, which="stage2"):
             raise ValueError(f"{source} holds {len(there)} trainings of {which}; name the folder of one adapter, "
                              f"such as {source/who/'adapter'}")
         return source/named if named else there[0]/"adapter", who, run, _json(source/"report.json")
-    if (source/"adapter").is_dir(): return source/"adapter", None, {}, {}
-    raise FileNotFoundError(f"{source} holds no adapter; name the folder of a run, of a training or of an adapter")
+    if (source/"adapter").is_dir():
+        asked = source/"train.yaml"
+        return source/"adapter", None, {"settings": _yaml(asked)} if asked.is_file() else {}, {}
+    missing = "holds no adapter" if source.is_dir() else "is no folder"
+    raise FileNotFoundError(f"{source} {missing}; name the folder of a run, of a training or of an adapter")
 
 def _recorded(folder):
     "The record of a finished training, if the adapter is as it was written"
@@ -64,6 +71,7 @@ def _evaluated(paths, base, digest):
     files = [file for path in map(Path, paths) for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     found = {}
     for file in files:
+        if not file.is_file(): raise FileNotFoundError(f"no scores in {file}; name what `povid eval` saved in --out")
         score = _json(file)
         if not isinstance(score, dict) or not {"bench", "intervals", "protocol"} <= score.keys():
             if len(files) == 1: raise ValueError(f"{file} holds no scores; name a file that `povid eval` saved")
@@ -74,7 +82,7 @@ def _evaluated(paths, base, digest):
             raise ValueError(f"{file} has scores of another model or adapter ({how['model']}, {how.get('adapter')}); "
                              f"expected {base} with adapter {digest}, or without one")
         who = "this adapter" if "adapter" in how else "base"
-        found.setdefault(f"n = {score['n']}, `povid eval`", {}).setdefault(who, {})[score["bench"]] = score
+        found.setdefault("povid eval", {}).setdefault(who, {})[score["bench"]] = score
     if paths and not any("this adapter" in rows for rows in found.values()):
         raise ValueError(f"no scores of this adapter in {', '.join(map(str, paths))}: povid eval --adapter FOLDER")
     return found
@@ -119,6 +127,7 @@ def _measured(scores, who, results):
         rows = [[name(m), *(_cell(benches[b], k) for b, k in columns)] for m, benches in models.items()]
         n = f", {some['chair']['n']} pictures" if "chair" in some and split in _SPLITS else ""
         parts += [f"**{_SPLITS.get(split, split)}{n}**", _table(["%", *columns.values()], rows)]
+        if "base" not in models: parts.append("The model before training was not measured, so these figures show no change.")
         changes = results.get("differences", {}).get(split, {})
         for pair in (f"{who} - base", f"{who} - sft"):
             if pair in changes: parts.append(_change(pair, changes[pair]))
@@ -174,8 +183,9 @@ def _limits(scores, run):
     if any("chair" in m for models in scores.values() for m in models.values()):
         said.append("CHAIR counts the kinds of objects in its vocabulary and no others; yes/no accuracy is no proof "
                     "of truthful descriptions.")
-    if run: said.append("Fine-tuning on the same right answers alone is the control in the table. Where it does as "
-                        "well, the dispreferred answers were not needed.")
+    if any("sft" in m for m in scores.values()):
+        said.append("Fine-tuning on the same right answers alone is the control in the table. Where it does as well, "
+                    "the dispreferred answers were not needed.")
     return "\n".join(f"- {line}" for line in said)
 
 # %% ../nbs/workshop/push.ipynb #a8e1a62f
@@ -226,13 +236,14 @@ def _dump(value): return (json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 def _pairs(path, record):
     "The pairs that the adapter was trained on, as JSON lines without their pictures"
     from povid_nb import formats
+    from povid_nb.pairs import to_povid
     from povid_nb.train import pairs_digest
     path = Path(path)/"pairs.jsonl" if Path(path).is_dir() else path
     pairs = formats.as_pairs(formats.load(path))
     if pairs_digest(pairs) != record["pairs"]:
         raise ValueError(f"{path} does not hold the pairs that the adapter was trained on "
                          f"({record['pairs']['count']} with digest {record['pairs']['content']})")
-    lines = (json.dumps(_public(pair.to_fields()), ensure_ascii=False, default=str) for pair in pairs)
+    lines = (json.dumps(_public(to_povid(pair)), ensure_ascii=False, default=str) for pair in pairs)
     return "".join(f"{line}\n" for line in lines).encode()
 
 # %% ../nbs/workshop/push.ipynb #be82557e
@@ -254,7 +265,7 @@ def contents(
         raise ValueError(f"the base model was loaded from a folder ({trained_on}), which nobody else has: "
                          "say what it is called on the hub with --base owner/name")
     base = base or trained_on
-    found = _of_run(results) if run else {}
+    found = _of_run(results)
     if scores := list(scores):
         found |= _evaluated(scores, trained_on, _digest_of_weights(folder/_WEIGHTS))
     who = who or "this adapter"
