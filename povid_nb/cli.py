@@ -33,6 +33,8 @@ def _run(
     quantize: _Quantize = None,
     data: _option(Optional[str], "Pairs: a file, a folder, a hub name; left out: made for drawn scenes.") = None,
     images: _Images = None,
+    answers: _option(Literal["own", "clean", "both"], "Right answers about drawn scenes: with the model's own errors, "
+                     "clean, or both.") = "both",
     pairs: _option(Optional[int], "How many pairs; left out: all that are given, or 800 of drawn scenes.") = None,
     test_images: _option(Optional[str], "Folder of photographs to describe; left out: drawn scenes.") = None,
     annotations: _option(Optional[list[str]], "COCO JSON of what is in them; may be given twice.") = None,
@@ -47,8 +49,8 @@ def _run(
     "The whole method: pairs, control, two stages, measurements before and after, a report."
     from povid_nb.procs import leave, world_size
     from povid_nb.run import run
-    given = dict(model=model, quantize=quantize, data=data, images=images and str(images), pairs=pairs,
-                 test_images=test_images, annotations=tuple(annotations or ()), n=n, seed=seed,
+    given = dict(model=model, quantize=quantize, data=data, images=images and str(images), answers=answers,
+                 test_images=test_images, annotations=tuple(annotations or ()), pairs=pairs, n=n, seed=seed,
                  max_new_tokens=max_new_tokens, batch_size=batch_size, train=_assigned(set))
     if prompt: given["prompt"] = prompt
     typer.echo(f"report: {run(out, fresh=fresh, **given)}")

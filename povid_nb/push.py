@@ -10,7 +10,7 @@ import hashlib, importlib.metadata, importlib.resources, json, re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from .procs import write_bytes, write_text
-from .report import _SPLITS, MODELS
+from .report import _SPLITS, ANSWERS, MODELS
 from .stats import versions
 from .steps import _digest_of_file
 
@@ -154,7 +154,7 @@ def _protocol(bench, score):
 _SETTINGS = {"form": "loss", "learning_rate": "learning rate", "num_train_epochs": "epochs", "beta": "beta",
              "nll_weight": "NLL weight", "noise_step": "noise step", "noise_tokens": "noise tokens", "seed": "seed"}
 
-def _made(record, config, run, base):
+def _made(record, config, run, results, base):
     "How the adapter was made, stage by stage"
     stages, asked = record.get("stages") or [record], run.get("settings", {})
     of = lambda r: r.get("settings", {})
@@ -164,7 +164,8 @@ def _made(record, config, run, base):
     rows = [["pairs", *(r["pairs"]["count"] for r in stages)], ["steps", *(r.get("steps", "") for r in stages)],
             ["pairs a step", *(a_step(of(r)) for r in stages)],
             *([name, *(value(r, k) for r in stages)] for k, name in _SETTINGS.items())]
-    drawn = "drawn scenes of povid_nb, hallucinations injected by rule"
+    right = ANSWERS.get(results.get("answers"), "right answers")
+    drawn = f"drawn scenes of povid_nb, {right}, hallucinations injected by rule"
     data = asked.get("data") or (drawn if asked else "source not recorded")
     lines = [f"- Base model: `{base}`, weights in {record.get('held', 'an unrecorded type')}",
              f"- Pairs: {data} ({record['pairs']['count']}, digest `{record['pairs']['content']}`)",
@@ -215,7 +216,7 @@ def _card(title, where, base, record, config, scores, who, run, results, license
         title=title, base=base, where=where, version=importlib.metadata.version("povid_nb"), peft=peft,
         base_link=f"[{base}](https://huggingface.co/{base})" if hub else _BUILT_IN if base == "tiny" else f"`{base}`",
         fingerprint=record["base"],
-        measured=_measured(scores, who, results), made=_made(record, config, run, base), limits=_limits(scores, run),
+        measured=_measured(scores, who, results), made=_made(record, config, run, results, base), limits=_limits(scores, run),
         licence=f"The adapter: {license}." if license else "None was chosen for the adapter. The licences of the base "
                 "model and of the data apply.")
     return f"---\n{about.to_yaml()}\n---\n{page}"
