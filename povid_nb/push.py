@@ -127,7 +127,8 @@ def _measured(scores, who, results):
         rows = [[name(m), *(_cell(benches[b], k) for b, k in columns)] for m, benches in models.items()]
         n = f", {some['chair']['n']} pictures" if "chair" in some and split in _SPLITS else ""
         parts += [f"**{_SPLITS.get(split, split)}{n}**", _table(["%", *columns.values()], rows)]
-        if "base" not in models: parts.append("The model before training was not measured, so these figures show no change.")
+        if "base" not in models:
+            parts.append("The model before training was not measured, so these figures show no change.")
         changes = results.get("differences", {}).get(split, {})
         for pair in (f"{who} - base", f"{who} - sft"):
             if pair in changes: parts.append(_change(pair, changes[pair]))
@@ -174,7 +175,7 @@ def _made(record, config, run, results, base):
     again = f"\n\n```bash\n{run['command']}\n```" if "command" in run else ""
     return "\n".join(lines) + "\n\n" + _table(["", *(f"stage {r['stage']}" for r in stages)], rows) + again
 
-def _limits(scores, run):
+def _limits(scores):
     drawn = any(split in ("typical", "counter") for split in scores)
     said = ["It was trained to prefer given answers over hallucinated ones. Nothing was evaluated beyond the tables "
             "above: no relations, no other language, no safety.",
@@ -216,7 +217,8 @@ def _card(title, where, base, record, config, scores, who, run, results, license
         title=title, base=base, where=where, version=importlib.metadata.version("povid_nb"), peft=peft,
         base_link=f"[{base}](https://huggingface.co/{base})" if hub else _BUILT_IN if base == "tiny" else f"`{base}`",
         fingerprint=record["base"],
-        measured=_measured(scores, who, results), made=_made(record, config, run, results, base), limits=_limits(scores, run),
+        measured=_measured(scores, who, results), made=_made(record, config, run, results, base),
+        limits=_limits(scores),
         licence=f"The adapter: {license}." if license else "None was chosen for the adapter. The licences of the base "
                 "model and of the data apply.")
     return f"---\n{about.to_yaml()}\n---\n{page}"
