@@ -9,6 +9,7 @@ __all__ = ['collect']
 import hashlib, json, time
 from collections.abc import Callable
 from pathlib import Path
+from tqdm import tqdm
 from .procs import is_main, rank, world_size, write_text
 
 # %% ../nbs/workshop/answers.ipynb #b9ea9629
@@ -62,7 +63,8 @@ def _answer_missing(batches, answer, path):
     part = Path(f"{path}.parts")/f"{rank()}.jsonl"
     if part.exists() and not part.read_bytes().endswith(b"\n"): write_text(part, _lines(_rows(part)))
     done = set(_answered(path))
-    for batch in batches:
+    quiet = None if is_main() else True           # None: quiet where there is no terminal
+    for batch in tqdm(batches, f"{path.parent.name} {path.stem}", leave=False, unit="batch", disable=quiet):
         missing = {i["id"] for i in batch} - done
         if not missing: continue
         answers = answer(batch)  # the whole batch, so that padding is the same as without the interruption

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from PIL import Image
 from tqdm import tqdm
-from . import pairs, stats, viz
+from . import pairs, stats, viz, world
 from .batch import Batches
 from .client import Client, Request
 from .formats import load
@@ -236,6 +236,7 @@ def make_pairs(
     images: str | Path | None = None,  # the folder of its pictures
     kinds: str | None = None,          # for world: which kinds, separated by commas
     placement: str = "substitute",     # for world: substitute or insert
+    answers: str = "clean",            # for world: right answers without errors, or own: with the model's own
     how: str = "clean",                # for self: clean, noisy, blind or rewrite
     model: str | None = None,          # for self: a vision-language model; for openai: its name there (gpt-4o-mini)
     base_url: str | None = None,       # for openai, as all that follow: another service
@@ -257,11 +258,14 @@ def make_pairs(
     if batch not in (None, "submit", "status", "collect"):
         raise ValueError(f"batch {batch!r}; expected submit, status or collect")
     if n < 1: raise ValueError(f"n is {n}; expected at least 1")
+    habits = {"clean": world.Habit(), "own": world.FLAWED}
+    if answers not in habits: raise ValueError(f"answers {answers!r}; expected clean or own")
     out, border = Path(out), images
     if data and injector == "openai" and send_image: border = images or Path(data).parent   # nothing else is sent
     with locked(out, "making pairs"):
         maker = _injector(injector, out, settings)
-        examples = pairs.from_llava(data, n, seed, border, progress) if data else world_examples(n, seed)
+        examples = (pairs.from_llava(data, n, seed, border, progress) if data
+                    else world_examples(n, seed, habit=habits[answers]))
         if dry_run: return str(maker.client.estimate(maker.requests(examples)))
         pending = batch and _batch(maker, batch, examples)
         return pending or _write(inject(examples, maker, progress), out, settings)

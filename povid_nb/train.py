@@ -122,7 +122,7 @@ class PairData(torch.utils.data.Dataset):
         shared = world_size() > 1 and torch.distributed.is_initialized()
         first, step = (rank(), world_size()) if shared else (0, 1)
         found = []
-        for i in tqdm(range(first, len(self.pairs), step), desc="reading pairs", disable=not is_main(), delay=5):
+        for i in tqdm(range(first, len(self.pairs), step), "reading pairs", disable=None if is_main() else 1, delay=5):
             try: self[i]
             except (OSError, ValueError, TypeError) as error: found.append((i, str(error)))
         if not shared: return found

@@ -23,17 +23,12 @@ def world_pairs(
     n: int = 800, seed: int = 0,
     kinds: Sequence[str] | None = None,      # of lies; None: all
     placement: str = "substitute",           # or "insert", for a sentence of its own
-    habit: world.Habit = world.Habit(),        # of the writer of the right descriptions
     **examples,                              # of `lies.world_examples`
 ) -> list:
     "Preference pairs of the built-in world"
     from povid_nb.inject import Refused, WorldInjector
-    from povid_nb.lies import LIES, world_example, world_examples
-    def rewritten(e):
-        if e.task != "caption" or habit == world.Habit(): return e
-        return world_example(e.image, e.prompt, e.image.caption("caption", habit), "caption", "caption")
-    injector = WorldInjector(kinds or tuple(LIES), placement, seed)
-    made = injector.make(map(rewritten, world_examples(n, seed, **examples)))
+    from povid_nb.lies import LIES, world_examples
+    made = WorldInjector(kinds or tuple(LIES), placement, seed).make(world_examples(n, seed, **examples))
     return [p for p in made if not isinstance(p, Refused)]
 
 def own_pairs(vlm: Any, made: Sequence, batch_size: int = 64) -> list:

@@ -88,6 +88,7 @@ FLOORS = {
     "checks_real": 10,
     "doctor": 9,
     "plan": 9,
+    "push": 9,
     "cli": 10,
     "shell": 9,
     "demo": 11,

@@ -11,7 +11,7 @@ from tools import reference
 from tools.floors import FLOORS
 
 ROOT = Path(__file__).parents[1]
-TEXT = {".md", ".toml", ".yml", ".cff", ".ipynb", ".py", ".sh", ".txt", ".css"}
+TEXT = {".md", ".html", ".toml", ".yml", ".cff", ".ipynb", ".py", ".sh", ".txt", ".css"}
 COLAB = "https://colab.research.google.com"
 
 

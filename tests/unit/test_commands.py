@@ -73,4 +73,5 @@ def test_serving_names_what_is_there(tmp_path, monkeypatch):
 def test_the_demonstration_is_a_run_that_the_command_understands():
     words = _command(["--pairs", "40"])
     context = dict(commands())[("run",)].make_context("run", words[1:])
-    assert context.params["set"] == ["learning_rate=1e-3"] and context.params["pairs"] == 40 and str(context.params["out"]) == "runs/demo"
+    assert context.params["answers"] == "both" and "learning_rate=2e-3" in context.params["set"]
+    assert context.params["pairs"] == 40 and str(context.params["out"]) == "runs/demo"
