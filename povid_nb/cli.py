@@ -343,9 +343,13 @@ def _lab(
     name: _argument(Optional[str], "Name of a lab, such as ablation.", show_default="the whole course") = None,
     full: _option(bool,
                   "Run the lab at full size and save its result; it can be stopped and resumed.", "--full") = False,
+    method: _option(Optional[str], "For neighbours: a loss of your own in the race, as my_file.py:my_loss.") = None,
     folder: _option(Path, "Folder of the notebooks.") = Path("nbs")):
     "Open the course in JupyterLab, or run a lab at full size."
     import shutil, subprocess
+    if method:
+        from povid_nb.race import entered
+        return typer.echo(entered(name, method))
     if not (folder/"index.ipynb").exists():
         raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout of the project, "
                                 "or name their folder")

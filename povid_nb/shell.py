@@ -151,7 +151,7 @@ def _trained(settings, options):
     world_size(settings.get("processes"))
     source, out = Path(settings["data"]), settings["out"]
     source = source/"pairs.jsonl" if (source/"pairs.jsonl").is_file() else settings["data"]
-    some = list(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
+    some = formats.as_pairs(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
     vlm = VLM.load(settings.get("model"), device=own_device(), quantize=settings.get("quantize"))
     if is_main(): _keep(out/"train.yaml", settings)
     stages.train(vlm, some, out, settings["stage"], settings.get("between"), settings.get("adapter"),
