@@ -69,7 +69,7 @@ def test_numbers_out_of_range_are_refused_before_any_work(words):
 
 
 def test_the_list_of_promises_names_tests_that_exist():
-    text = (TESTS/"README.md").read_text()
+    text = (TESTS/"ATTACKS.md").read_text()
     named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
     assert len(named) > 40 and not [f"{file}::{name}" for file, name in named if f"def {name}(" not in (TESTS/file).read_text()]
     assert "TABLE" not in text
