@@ -5,22 +5,27 @@
 """
 import json, subprocess, sys
 from pathlib import Path
+import yaml
 from povid_nb import chair, pope, report, trials, world, yesno
 from povid_nb.measure import RESULTS, VOCABULARY
 from povid_nb.procs import write_json
+from povid_nb.stats import versions
+from povid_nb.steps import _record
 from tools.links import ROOT
 
+CONFIGS = ROOT/"povid_nb"/"configs"
 
-def counts(out):
-    "(what a finished run says of itself, {contestant: {split: counts of each picture}}), from its answers"
-    told = json.loads((Path(out)/"run.json").read_text())
-    n, found = told["settings"]["n"], {}
+
+def counts(out, n):
+    "{contestant: {split: counts of each picture}} of a run, as far as it is finished, from its answers"
+    found = {}
     for answers, place in (("own", Path(out)), ("clean", Path(out)/"clean")):
         for who, model in report.MODELS.items():
             folder = (Path(out) if who == "base" else place)/"said"/who
+            if "files" not in (_record(folder) or {}): continue
             name = "before" if who == "base" else f"{answers}: {report._name(who)}"
             found[name] = {split: answered(folder/split, world.scenes(split, "test", n)) for split in ("typical", "counter")}
-    return told, found
+    return found
 
 
 def answered(folder, scenes):
@@ -36,13 +41,11 @@ def answered(folder, scenes):
 
 def summary(folders):
     "Means over seeds with intervals over scenes and seeds, and the differences that mean something"
-    found, seeds, seconds = {}, [], {}
+    settings = yaml.safe_load((CONFIGS/"demo.yaml").read_text())
+    found, seeds = {}, []
     for out in folders:
-        told, made = counts(out)
-        settings = told["settings"]
-        seeds.append(settings["seed"])
-        seconds[settings["seed"]] = told["seconds"]
-        for who, splits in made.items(): found.setdefault(who, {})[settings["seed"]] = splits
+        seeds.append(json.loads((Path(out)/"pairs"/"step.json").read_text())["settings"]["seed"])
+        for who, splits in counts(out, settings["n"]).items(): found.setdefault(who, {})[seeds[-1]] = splits
     found["before"] = dict(list(found["before"].items())[:1])                  # the untuned model has no seed
     means, differences = trials._summarise(found)
     side = lambda who: who.partition(":")[0]
@@ -51,8 +54,7 @@ def summary(folders):
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     again = [f"povid run --config demo --seed {seed} --out runs/demo-{seed}" for seed in seeds]
     return dict(means=means, differences={name: d for name, d in differences.items() if wanted(*name.split(" - "))}, each=each,
-                seeds=seeds, n=settings["n"], train=settings["train"], pairs=settings["pairs"], commands=again, commit=commit,
-                seconds=seconds, versions=told["versions"])
+                seeds=seeds, settings=settings, commands=again, commit=commit, versions=versions())
 
 
 if __name__ == "__main__":
