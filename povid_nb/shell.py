@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/workshop/shell.ipynb #5e110003
-import functools, json, os, signal
+import functools, json, os, re, signal, sys
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 import typer
@@ -107,8 +107,20 @@ def _tuned(model, adapter, quantize=None):
 
 # %% ../nbs/workshop/shell.ipynb #5e110006
 _EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
+_FULL = re.compile("No space left|File too large|Disk quota exceeded|PytorchStreamWriter failed")
 
 def _interrupt(number, frame): raise KeyboardInterrupt
+
+def _line(error):
+    "What an error says, in one line; where the disk is full, also what to do"
+    text = " ".join(str(error).split())
+    if _FULL.search(text): return f"the disk is full ({text}); free some space, and the same command goes on from here"
+    if isinstance(error, _EXPECTED): return text
+    return f"unexpected {type(error).__name__} (POVID_DEBUG=1 shows where): {text}"
+
+def _close_bars():
+    "End the progress bars, so that what follows has a line of its own"
+    for bar in list(getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())): bar.close()
 
 def _verb(app, examples, function):
     "Register a verb of `app`; its errors become one line, and its help ends with its examples"
@@ -118,13 +130,13 @@ def _verb(app, examples, function):
         try: return function(*args, **kwargs)
         except typer.Exit: raise               # typer's own way out, although it is a RuntimeError
         except KeyboardInterrupt:
+            _close_bars()
             typer.echo("stopped; the same command goes on from here", err=True)
             raise typer.Exit(130)
         except Exception as error:
             if os.environ.get("POVID_DEBUG"): raise
-            expected = isinstance(error, _EXPECTED)
-            kind = "" if expected else f"unexpected {type(error).__name__} (POVID_DEBUG=1 shows where): "
-            typer.echo(f"error: {kind}{' '.join(str(error).split())}", err=True)
+            _close_bars()
+            typer.echo(f"error: {_line(error)}", err=True)
             raise typer.Exit(1)
     name = function.__name__.strip("_")
     shown = "\n".join(["\b\nExamples:", *(f"  povid {words}" for words in examples.get(name, ()))])
@@ -139,13 +151,23 @@ def _trained(settings, options):
     world_size(settings.get("processes"))
     source, out = Path(settings["data"]), settings["out"]
     source = source/"pairs.jsonl" if (source/"pairs.jsonl").is_file() else settings["data"]
-    some = list(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
+    some = formats.as_pairs(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
     vlm = VLM.load(settings.get("model"), device=own_device(), quantize=settings.get("quantize"))
     if is_main(): _keep(out/"train.yaml", settings)
     stages.train(vlm, some, out, settings["stage"], settings.get("between"), settings.get("adapter"),
-                seed=settings["seed"], **options)
+                 seed=settings["seed"], callbacks=[_phases(len(some))], **options)
     if world_size() > 1: leave()
     return out/"adapter"
+
+def _phases(n):
+    "A callback that says which stage begins, above its progress bar"
+    from transformers import TrainerCallback
+    class Phases(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            done = f", {state.global_step} are done" if state.global_step else ""
+            text = f"{Path(args.output_dir).name}: {n} pairs, {state.max_steps} steps{done}"
+            if state.is_world_process_zero: typer.echo(text)
+    return Phases()
 
 def _keep(file, settings):
     "What was asked for, ready for --config; the first call's stays"

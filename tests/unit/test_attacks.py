@@ -1,0 +1,57 @@
+"What an attack on the library found and no other test holds: answers of another model, texts without a word, a disk that is full"
+import errno, json
+import pytest
+from typer.testing import CliRunner
+from povid_nb import shell, shift, world
+from povid_nb.cli import app
+from povid_nb.explorer import Explorer
+from povid_nb.looker import Looker
+from povid_nb.vlm import VLM
+
+
+@pytest.fixture(scope="module")
+def vlm(): return VLM.load(adapter="stage2")
+
+
+def test_answers_of_the_base_are_never_taken_for_those_of_an_adapter(tmp_path):
+    "One folder, the base and then an adapter: refused in a line, and the base's answers stay as they are"
+    povid = lambda *words: CliRunner().invoke(app, ["eval", "--limit", "2", "--max-new-tokens", "30", "--out", str(tmp_path/"out"), *words])
+    assert povid().exit_code == 0
+    kept = {file: file.read_bytes() for file in (tmp_path/"out").rglob("*.jsonl")}
+    other = povid("--adapter", "stage2")
+    assert other.exit_code == 1 and "holds answers made with adapter = None, now " in other.stderr and len(other.stderr.strip().splitlines()) == 1
+    assert {file: file.read_bytes() for file in (tmp_path/"out").rglob("*.jsonl")} == kept
+    fewer = CliRunner().invoke(app, ["eval", "--limit", "1", "--max-new-tokens", "30", "--out", str(tmp_path/"out"), "--json"])
+    assert {score["protocol"]["limit"] for score in json.loads(fewer.stdout).values()} == {1} and all(score["n"] == 1 for score in json.loads(fewer.stdout).values())
+
+
+@pytest.mark.parametrize("answer", ["...", "\U0001f408\u200d\u2b1b \U0001f408", "?!", "cost $5 and $\\frac"])
+def test_an_answer_without_a_word_is_shown_or_refused_in_a_line(vlm, answer):
+    scene = world.scenes("counter", "test", 1)[0]
+    try: looker = Looker(vlm, [scene], answers=[answer])
+    except ValueError as error: assert "\n" not in str(error) and "word" in str(error)
+    else: assert looker.html()
+    looker = Looker(vlm, [scene], answers=["A red cup."])
+    looker.answer = answer                                       # typed in: a message, and the page stays
+    assert looker.key == f"0|{answer}" or looker.message
+
+
+def test_the_pictures_own_token_cannot_begin_an_answer(vlm):
+    scene = world.scenes("counter", "test", 1)[0]
+    for call in (lambda: shift.sweep(vlm, scene, prefix="A <image>", steps=[0]), lambda: vlm.next_tokens(scene, prefix="<image>"), lambda: shift.sweep(vlm, scene, words=["<image>"], steps=[0])):
+        with pytest.raises(ValueError, match="'<image>', which stands for the picture"): call()
+
+
+def test_an_uploaded_text_is_refused_in_a_message(vlm):
+    explorer = Explorer(vlm, [world.scenes("counter", "test", 1)[0]], steps=[0, 500], k=2)
+    explorer.upload = {"name": "<b>x</b>", "data": "data:image/png;base64,PHN2Zz4="}
+    assert "is not an image" in explorer.message and len(explorer.images) == 1
+
+
+@pytest.mark.parametrize("error, says", [
+    (OSError(errno.ENOSPC, "No space left on device", "a/b.json"), "the disk is full ([Errno 28] No space left on device: 'a/b.json'); free some space"),
+    (RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0: file write failed"), "the disk is full ("),
+    (OSError(errno.EACCES, "Permission denied", "a"), "[Errno 13] Permission denied: 'a'"), (KeyError("a\nb"), "unexpected KeyError (POVID_DEBUG=1 shows where): 'a\\nb'")])
+def test_an_error_is_one_line_and_a_full_disk_is_named(error, says):
+    line = shell._line(error)
+    assert line.startswith(says) and "\n" not in line
