@@ -328,7 +328,8 @@ def made(self: Run, pairs):
 def _flawed(pairs):
     "The share of the right descriptions of drawn scenes that name something absent"
     described = [(p.chosen, scene_of(p.example).objects) for p in pairs if p.task == "caption"]
-    return f"{chair.score(*zip(*described), measure.VOCABULARY).chair_s:.0%}".replace("%", " %") if described else "none"
+    scored = chair.score(*zip(*described), measure.VOCABULARY) if described else None
+    return f"{100 * scored.chair_s:.0f} %" if scored else "none"
 
 def _table(found):
     "Captions that hallucinate, and objects named, of all models on all splits: lines of text"
