@@ -26,7 +26,8 @@ def style() -> None:
         "legend.frameon": False, "svg.hashsalt": "povid_nb"})
 
 # %% ../nbs/workshop/viz.ipynb #1abb1b79
-_STYLES = {"wrong": f"font-weight:600;background:{COLOURS['wrong']}33;text-decoration:underline wavy {COLOURS['wrong']}",
+_STYLES = {"wrong": f"font-weight:600;background:{COLOURS['wrong']}33;"
+                    f"text-decoration:underline wavy {COLOURS['wrong']}",
            "right": f"font-weight:600;background:{COLOURS['right']}33"}      # words keep the page's own colour
 
 def _spans(text, items):

@@ -390,7 +390,7 @@ def test_a_run_stopped_in_stage_2_ends_with_the_same_bits(tmp_path, between):
     stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"whole", **options)
     with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 5"): stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"cut", callbacks=[Press()], **options)
     checkpoint = tmp_path/"cut"/"stage2"/"checkpoint-3"
-    assert not (checkpoint/"reference").exists(), "a checkpoint holds the adapter that trains and no other"
+    assert (checkpoint/"adapter_model.safetensors").exists() and not (checkpoint/"reference").exists(), "a checkpoint holds the adapter that trains and no other"
     stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"cut", **options)
     for name in ("stage1", "stage2", "adapter"):
         whole, cut = (load_file(tmp_path/run/name/"adapter_model.safetensors") for run in ("whole", "cut"))
