@@ -122,3 +122,14 @@ def test_both_kinds_of_right_answers_share_the_untouched_model(tmp_path):
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("step.json")}
     run.run(tmp_path, **small | {"answers": "own"})
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("step.json")}, "all of it is found again"
+
+
+def test_what_the_demonstration_found_is_in_its_saved_result():
+    "As for the labs; and the saved settings are those of the configuration"
+    from test_labs import found_in, numbers
+    saved = json.loads((Path(run.__file__).parent/"results"/"paper-position.json").read_text())
+    cells = json.loads((Path(__file__).parents[2]/"nbs"/"workshop"/"demo.ipynb").read_text())["cells"]
+    text = next(t for t in ("".join(c["source"]) for c in cells) if t.startswith("## What was found"))
+    known = numbers({part: saved[part] for part in ("means", "differences", "each")})
+    assert len(found_in(text)) > 10 and [n for n in found_in(text) if n not in known] == []
+    assert saved["settings"] == yaml.safe_load(next(f for f in CONFIGS if f.stem == "demo").read_text())
