@@ -6,7 +6,10 @@
 __all__ = []
 
 # %% ../nbs/workshop/checks_labs.ipynb #e5d4529b
+import math
+import torch
 from .check import exercise as _exercise, expect as _expect
+from .dpo import Logps
 from .lies import false_claims
 
 # %% ../nbs/workshop/checks_labs.ipynb #da22b99a
@@ -118,3 +121,22 @@ def _mixture(fn):
     assert [p.id for p in fn(.5)(1)] != [p.id for p in half], "another seed should give other pairs"
 
 def _id(pair): return pair.id
+
+@_exercise
+def _dpop(fn):
+    "DPO's loss with a penalty where the right answer has become less probable than it was"
+    t = lambda *values: torch.tensor(values)
+    fell = Logps(t(-12.), t(-20.)), Logps(t(-10.), t(-10.))                # D: -2 and -10, a margin of 8
+    rose = Logps(t(-8.), t(-20.)), Logps(t(-10.), t(-10.))                 # D: +2 and -10, a margin of 12
+    loss = lambda margin: math.log(1 + math.exp(-.1 * margin))
+    came = fn(*fell)
+    assert isinstance(came, torch.Tensor) and came.shape == (1,), "return a tensor with one loss for each pair"
+    near = lambda value: abs(came.item() - value) < 1e-5
+    assert not near(loss(8)), "this is plain DPO: where D of the right answer is below zero, the penalty is missing"
+    assert not near(loss(18)), "the penalty is added to the margin; it should be taken away from it"
+    assert not near(loss(6)), "the penalty has weight 5, not 1"
+    _expect("the right answer has lost 2 nats, the rejected one 10", came.item(), loss(8 - 5 * 2), 1e-5)
+    came = fn(*rose)
+    assert not near(loss(12 - 5 * 2)), "a right answer that became more probable is not penalised: only max(0, -D) is"
+    assert not near(loss(12 + 5 * 2)), "a right answer that became more probable earns nothing beyond DPO's margin"
+    _expect("the right answer has gained 2 nats", came.item(), loss(12), 1e-5)

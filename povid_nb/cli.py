@@ -237,7 +237,7 @@ def _describe(
     photos: _argument(list[str], "One picture or several."),
     question: _option(Optional[str], "What to ask for.", show_default="a description") = None,
     model: _Model = None, adapter: _Adapter = None, quantize: _Quantize = None,
-    max_new_tokens: _option(int, "Longest answer, in tokens.") = 128,
+    max_new_tokens: _option(int, "Longest answer, in tokens.", min=1) = 128,
     json: _Json = False):
     "Describe a photo; with an adapter, as before and after tuning."
     from povid_nb.pictures import check_image
@@ -249,7 +249,7 @@ def _describe(
 @_verb
 def _serve(
     folder: _argument(Optional[Path], "Folder of a run, for its report beside the live page.") = None,
-    port: _option(int, "Port of the server; 0: any that is free.") = 0,
+    port: _option(int, "Port of the server; 0: any that is free.", min=0, max=65535) = 0,
     browser: _option(bool, "Open the page in a browser.") = True):
     "Open the live page, and the report of a run, from this machine."
     from povid_nb import serve
@@ -374,7 +374,7 @@ def _plan(
                    "llava-1.5-7b, qwen2.5-vl-3b, qwen2.5-vl-7b, smolvlm-256m, smolvlm-500m; or a folder."
                    ) = "llava-1.5-7b",
     gpu: _option(Literal["t4", "l4", "a100-40", "a100-80", "h100"], "The graphics card.") = "a100-40",
-    data: _option(int, "How many pairs.") = 17_200,
+    data: _option(int, "How many pairs.", min=1) = 17_200,
     json: _Json = False):
     "Plan a training: does it fit the card, how long, how much money?"
     from dataclasses import asdict

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/workshop/race.ipynb #df26f408
-import functools, importlib.util, json, time
+import functools, importlib.util, json, subprocess, time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,19 +215,23 @@ def cells(methods: Mapping, untrained: Mapping, bases: Sequence) -> list:
     return some + [("any", name, how) for name, (how, _) in untrained.items()]
 
 @patch
-def run(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrained: Mapping = UNTRAINED) -> dict:
-    "Choose settings for all, then test with each seed; what is done already is only read. Returns the result"
+def run(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrained: Mapping = UNTRAINED,
+        fewer: Mapping = {}) -> dict:
+    "Choose settings for all, then test with each seed (with the first `fewer[name]`); what is done is only read"
     some, found, tried = cells(methods, untrained, list(self.habits)), {}, {}
     before = {0: self.say("before", None, "any", 0, None, "test")}
     chosen = {(base, name): self.choose(name, m, base) for base, name, m in some}
     for seed in seeds:
         for base, name, m in some:
-            if isinstance(m, str) and seed != seeds[0]: continue           # nothing in it depends on the seed
+            if seed not in seeds[:1 if isinstance(m, str) else fewer.get(name, len(seeds))]: continue   # no seed in it
             counted = self.say(name, m, base, seed, chosen[base, name][0], "test")
             found.setdefault((base, name), {})[seed] = counted
     of = lambda base, name: (base if (base, name) in found else "any", name)
     names = [*methods, *untrained]
-    out = dict(seeds=list(seeds), choosing=self.choosing, scenes=self.scenes, sizes=self._sizes(), tries=self.tries,
+    spent = [json.loads(file.read_text())["seconds"] for file in self.folder.rglob("cost.json")]
+    out = dict(seeds=list(seeds), commit=_commit(), minutes=round(sum(spent) / 60, 1), fewer=dict(fewer),
+               choosing=self.choosing,
+               scenes=self.scenes, sizes=self._sizes(), tries=self.tries,
                versions=versions(), methods={name: _about(methods.get(name)) for name in names})
     for part in ("means", "differences", "each", "tried", "cost", "counts"): out[part] = {}
     for base in self.habits:
@@ -243,6 +247,11 @@ def run(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrained:
 
 CONTROL = "SFT (control)"
 _AGAINST = (f"- {CONTROL}", "- before", "- DPO")
+
+def _commit():
+    "The commit of the working tree, or nothing outside one"
+    try: return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError): return None
 
 def _about(method): return {"arXiv": method.arXiv, "pairs": method.pairs} if method else {}
 
@@ -292,6 +301,28 @@ def family(name: str) -> str:
     if method.pairs == "none": return "a reward"
     if method.pairs != "injected": return "the model's own answers"
     return "and a second picture" if method.picture else "right and injected answers"
+
+def draw(saved: Mapping, split: str = "counter") -> Any:
+    "Hallucination against recall, a panel for each base; numbers name the methods, colours what they learn from"
+    import matplotlib.pyplot as plt
+    names = ["before", *saved["methods"]]
+    fig, axes = plt.subplots(1, 2, figsize=(11.5, 5.4), sharex=True, sharey=True, layout="constrained")
+    for ax, base in zip(axes, saved["means"]):
+        for n, who in enumerate(names):
+            means = saved["means"][base][who][split]
+            (x, *xs), (y, *ys) = ([100 * v for v in means[m]] for m in ("recall", "chair_s"))
+            colour = viz.COLOURS[_FAMILIES[family(who)]]
+            ax.plot(xs, [y, y], color=colour, lw=.8, alpha=.35)
+            ax.plot([x, x], ys, color=colour, lw=.8, alpha=.35)
+            ax.plot(x, y, "*" if who == "before" else "o", ms=15, color=colour)
+            ax.annotate(n or "", (x, y), ha="center", va="center", color="white", fontsize=8)
+        title = "right answers are clean" if base == "clean" else "right answers are the model's own SFT data"
+        ax.set(title=title, xlabel="objects named, % (recall)")
+    axes[0].set_ylabel("captions that hallucinate, %")
+    entry = lambda n, who: plt.Line2D([], [], marker=f"${n}$" if n else "*", ls="", ms=9, label=who,
+                                      color=viz.COLOURS[_FAMILIES[family(who)]])
+    fig.legend(handles=[entry(*item) for item in enumerate(names)], loc="outside right center", fontsize=9)
+    return axes
 
 # %% ../nbs/workshop/race.ipynb #f134b3bc
 def find_loss(spec: str) -> tuple[str, Method]:

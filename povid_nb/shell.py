@@ -115,6 +115,8 @@ def _line(error):
     "What an error says, in one line; where the disk is full, also what to do"
     text = " ".join(str(error).split())
     if _FULL.search(text): return f"the disk is full ({text}); free some space, and the same command goes on from here"
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename:
+        return f"{error.filename} is a file or lies under one; a folder is expected: name another"
     if isinstance(error, _EXPECTED): return text
     return f"unexpected {type(error).__name__} (POVID_DEBUG=1 shows where): {text}"
 

@@ -67,8 +67,8 @@ def lessons():
 
 
 def labs():
-    "The labs, as paths inside nbs/"
-    return sorted(f"labs/{file.name}" for file in (ROOT/"nbs"/"labs").glob("*.ipynb"))
+    "The labs, as paths inside nbs/, the page of all labs first"
+    return sorted((f"labs/{file.name}" for file in (ROOT/"nbs"/"labs").glob("*.ipynb")), key=lambda path: ("index" not in path, path))
 
 
 def workshop():

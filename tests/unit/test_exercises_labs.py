@@ -1,5 +1,8 @@
 "The checks of the labs' exercises accept right answers in several spellings, and name the mistake in wrong ones"
+import math
 import pytest
+import torch
+import torch.nn.functional as F
 from povid_nb import check, trials, world
 
 check.exercises()
@@ -44,6 +47,10 @@ def mixture(cut=lambda c, f, k: c[:k] + f[k:], swap=False, seeded=True):
     return solution
 
 
+def dpop(margin=lambda w, l: w - l - 5 * (-w).clamp(min=0)):
+    return lambda policy, reference: F.softplus(-.1 * margin(policy.chosen - reference.chosen, policy.rejected - reference.rejected))
+
+
 RIGHT = {
     "in_turn": [gives(stage="both", stage1=dict(form="sft", num_train_epochs=1), stage2=dict(form="dpo", num_train_epochs=1)),
                 gives(stage1=dict(form="sft"), stage2=dict(form="dpo"), num_train_epochs=1)],
@@ -51,7 +58,8 @@ RIGHT = {
     "pick_by_rule": [pick(), pick_sorted],
     "rising": [gives(**BOTH, noise_step=[300, 700], noise_draw="rising"), gives(form="released", noise_step=(300, 700), noise_draw="rising")],
     "same_words": [gives(**CODE | dict(own_tokens=False)), gives(**{k: v for k, v in CODE.items() if k != "own_tokens"})],
-    "mixture": [mixture(), mixture(lambda c, f, k: [a if i >= len(c) - k else b for i, (a, b) in enumerate(zip(c, f))])]}
+    "mixture": [mixture(), mixture(lambda c, f, k: [a if i >= len(c) - k else b for i, (a, b) in enumerate(zip(c, f))])],
+    "dpop": [dpop(), dpop(lambda w, l: torch.minimum(w, 6 * w) - l)]}
 
 WRONG = [
     ("in_turn", gives(stage="1", form="sft"), "stage='both'"),
@@ -78,7 +86,12 @@ WRONG = [
     ("mixture", mixture(lambda c, f, k: c[:k] + f), "as many pairs"),
     ("mixture", mixture(lambda c, f, k: c[:k] + f[:len(f) - k]), "twice"),
     ("mixture", mixture(seeded=False), "another seed"),
-    ("mixture", lambda share: [], "function of the seed")]
+    ("mixture", lambda share: [], "function of the seed"),
+    ("dpop", dpop(lambda w, l: w - l), "plain DPO"),
+    ("dpop", dpop(lambda w, l: w - l + 5 * (-w).relu()), "taken away"),
+    ("dpop", dpop(lambda w, l: w - l - (-w).relu()), "weight 5"),
+    ("dpop", dpop(lambda w, l: w - l - 5 * w.abs()), "not penalised"),
+    ("dpop", dpop(lambda w, l: w - l + 5 * w), "earns nothing")]
 
 
 @pytest.mark.parametrize("name, solution", [(name, s) for name, found in RIGHT.items() for s in found])
