@@ -176,7 +176,8 @@ def _eval(
     annotations: _option(_PATHS,
                          "What is in the pictures: COCO's JSON, or image id -> object names. May be repeated.") = None,
     questions: _option(_PATHS, "pope: questions as published. May be repeated.") = None,
-    synonyms: _option(Optional[Path], "chair: file in the original's format.", show_default="own table") = None,
+    synonyms: _option(Optional[Path], "chair: file of kinds and synonyms, a kind a line: cup, mug, mugs.",
+                      show_default="COCO's 80 kinds") = None,
     parser: _option(Optional[str], "How answers are read: pope or vcd; llava or mmbench.") = None,
     judge: _option(Optional[str], "Model that judges, for the benchmarks that need one.") = None,
     base_url: _option(Optional[str], "Address of the judge's server.", show_default="OpenAI's") = None,
@@ -236,7 +237,7 @@ def _describe(
     photos: _argument(list[str], "One picture or several."),
     question: _option(Optional[str], "What to ask for.", show_default="a description") = None,
     model: _Model = None, adapter: _Adapter = None, quantize: _Quantize = None,
-    max_new_tokens: _option(int, "Longest answer, in tokens.") = 128,
+    max_new_tokens: _option(int, "Longest answer, in tokens.", min=1) = 128,
     json: _Json = False):
     "Describe a photo; with an adapter, as before and after tuning."
     from povid_nb.pictures import check_image
@@ -248,7 +249,7 @@ def _describe(
 @_verb
 def _serve(
     folder: _argument(Optional[Path], "Folder of a run, for its report beside the live page.") = None,
-    port: _option(int, "Port of the server; 0: any that is free.") = 0,
+    port: _option(int, "Port of the server; 0: any that is free.", min=0, max=65535) = 0,
     browser: _option(bool, "Open the page in a browser.") = True):
     "Open the live page, and the report of a run, from this machine."
     from povid_nb import serve
@@ -342,9 +343,13 @@ def _lab(
     name: _argument(Optional[str], "Name of a lab, such as ablation.", show_default="the whole course") = None,
     full: _option(bool,
                   "Run the lab at full size and save its result; it can be stopped and resumed.", "--full") = False,
+    method: _option(Optional[str], "For neighbours: a loss of your own in the race, as my_file.py:my_loss.") = None,
     folder: _option(Path, "Folder of the notebooks.") = Path("nbs")):
     "Open the course in JupyterLab, or run a lab at full size."
     import shutil, subprocess
+    if method:
+        from povid_nb.race import entered
+        return typer.echo(entered(name, method))
     if not (folder/"index.ipynb").exists():
         raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout of the project, "
                                 "or name their folder")
@@ -369,7 +374,7 @@ def _plan(
                    "llava-1.5-7b, qwen2.5-vl-3b, qwen2.5-vl-7b, smolvlm-256m, smolvlm-500m; or a folder."
                    ) = "llava-1.5-7b",
     gpu: _option(Literal["t4", "l4", "a100-40", "a100-80", "h100"], "The graphics card.") = "a100-40",
-    data: _option(int, "How many pairs.") = 17_200,
+    data: _option(int, "How many pairs.", min=1) = 17_200,
     json: _Json = False):
     "Plan a training: does it fit the card, how long, how much money?"
     from dataclasses import asdict
@@ -378,4 +383,4 @@ def _plan(
     typer.echo(_json(asdict(found)) if json else found)
 
 # %% ../nbs/workshop/cli.ipynb #e913f505
-if __name__ == "__main__" and "__file__" in globals(): app()      # and not in a notebook
+if __name__ == "__main__" and "__file__" in globals(): app(prog_name="povid")      # and not in a notebook

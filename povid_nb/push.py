@@ -10,14 +10,18 @@ import hashlib, importlib.metadata, importlib.resources, json, re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from .procs import write_bytes, write_text
-from .report import _SPLITS, MODELS
+from .report import _SPLITS, ANSWERS, MODELS
 from .stats import versions
 from .steps import _digest_of_file
 
-# %% ../nbs/workshop/push.ipynb #38b02955
+# %% ../nbs/workshop/push.ipynb #59d5346c
 _WEIGHTS, _CONFIG, _RECORD = "adapter_model.safetensors", "adapter_config.json", "povid.json"
 
 def _json(file): return json.loads(Path(file).read_text(encoding="utf-8"))
+
+def _yaml(file):
+    import yaml
+    return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
 
 def _found(source, which="stage2"):
     "(folder of the adapter, name in the run, the run's settings, its results); the last three are empty without a run"
@@ -31,8 +35,11 @@ def _found(source, which="stage2"):
             raise ValueError(f"{source} holds {len(there)} trainings of {which}; name the folder of one adapter, "
                              f"such as {source/who/'adapter'}")
         return source/named if named else there[0]/"adapter", who, run, _json(source/"report.json")
-    if (source/"adapter").is_dir(): return source/"adapter", None, {}, {}
-    raise FileNotFoundError(f"{source} holds no adapter; name the folder of a run, of a training or of an adapter")
+    if (source/"adapter").is_dir():
+        asked = source/"train.yaml"
+        return source/"adapter", None, {"settings": _yaml(asked)} if asked.is_file() else {}, {}
+    missing = "holds no adapter" if source.is_dir() else "is no folder"
+    raise FileNotFoundError(f"{source} {missing}; name the folder of a run, of a training or of an adapter")
 
 def _recorded(folder):
     "The record of a finished training, if the adapter is as it was written"
@@ -64,6 +71,7 @@ def _evaluated(paths, base, digest):
     files = [file for path in map(Path, paths) for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     found = {}
     for file in files:
+        if not file.is_file(): raise FileNotFoundError(f"no scores in {file}; name what `povid eval` saved in --out")
         score = _json(file)
         if not isinstance(score, dict) or not {"bench", "intervals", "protocol"} <= score.keys():
             if len(files) == 1: raise ValueError(f"{file} holds no scores; name a file that `povid eval` saved")
@@ -74,7 +82,7 @@ def _evaluated(paths, base, digest):
             raise ValueError(f"{file} has scores of another model or adapter ({how['model']}, {how.get('adapter')}); "
                              f"expected {base} with adapter {digest}, or without one")
         who = "this adapter" if "adapter" in how else "base"
-        found.setdefault(f"n = {score['n']}, `povid eval`", {}).setdefault(who, {})[score["bench"]] = score
+        found.setdefault("povid eval", {}).setdefault(who, {})[score["bench"]] = score
     if paths and not any("this adapter" in rows for rows in found.values()):
         raise ValueError(f"no scores of this adapter in {', '.join(map(str, paths))}: povid eval --adapter FOLDER")
     return found
@@ -119,6 +127,8 @@ def _measured(scores, who, results):
         rows = [[name(m), *(_cell(benches[b], k) for b, k in columns)] for m, benches in models.items()]
         n = f", {some['chair']['n']} pictures" if "chair" in some and split in _SPLITS else ""
         parts += [f"**{_SPLITS.get(split, split)}{n}**", _table(["%", *columns.values()], rows)]
+        if "base" not in models:
+            parts.append("The model before training was not measured, so these figures show no change.")
         changes = results.get("differences", {}).get(split, {})
         for pair in (f"{who} - base", f"{who} - sft"):
             if pair in changes: parts.append(_change(pair, changes[pair]))
@@ -145,7 +155,7 @@ def _protocol(bench, score):
 _SETTINGS = {"form": "loss", "learning_rate": "learning rate", "num_train_epochs": "epochs", "beta": "beta",
              "nll_weight": "NLL weight", "noise_step": "noise step", "noise_tokens": "noise tokens", "seed": "seed"}
 
-def _made(record, config, run, base):
+def _made(record, config, run, results, base):
     "How the adapter was made, stage by stage"
     stages, asked = record.get("stages") or [record], run.get("settings", {})
     of = lambda r: r.get("settings", {})
@@ -155,7 +165,8 @@ def _made(record, config, run, base):
     rows = [["pairs", *(r["pairs"]["count"] for r in stages)], ["steps", *(r.get("steps", "") for r in stages)],
             ["pairs a step", *(a_step(of(r)) for r in stages)],
             *([name, *(value(r, k) for r in stages)] for k, name in _SETTINGS.items())]
-    drawn = "drawn scenes of povid_nb, hallucinations injected by rule"
+    right = ANSWERS.get(results.get("answers"), "right answers")
+    drawn = f"drawn scenes of povid_nb, {right}, hallucinations injected by rule"
     data = asked.get("data") or (drawn if asked else "source not recorded")
     lines = [f"- Base model: `{base}`, weights in {record.get('held', 'an unrecorded type')}",
              f"- Pairs: {data} ({record['pairs']['count']}, digest `{record['pairs']['content']}`)",
@@ -164,7 +175,7 @@ def _made(record, config, run, base):
     again = f"\n\n```bash\n{run['command']}\n```" if "command" in run else ""
     return "\n".join(lines) + "\n\n" + _table(["", *(f"stage {r['stage']}" for r in stages)], rows) + again
 
-def _limits(scores, run):
+def _limits(scores):
     drawn = any(split in ("typical", "counter") for split in scores)
     said = ["It was trained to prefer given answers over hallucinated ones. Nothing was evaluated beyond the tables "
             "above: no relations, no other language, no safety.",
@@ -174,8 +185,9 @@ def _limits(scores, run):
     if any("chair" in m for models in scores.values() for m in models.values()):
         said.append("CHAIR counts the kinds of objects in its vocabulary and no others; yes/no accuracy is no proof "
                     "of truthful descriptions.")
-    if run: said.append("Fine-tuning on the same right answers alone is the control in the table. Where it does as "
-                        "well, the dispreferred answers were not needed.")
+    if any("sft" in m for m in scores.values()):
+        said.append("Fine-tuning on the same right answers alone is the control in the table. Where it does as well, "
+                    "the dispreferred answers were not needed.")
     return "\n".join(f"- {line}" for line in said)
 
 # %% ../nbs/workshop/push.ipynb #a8e1a62f
@@ -205,7 +217,8 @@ def _card(title, where, base, record, config, scores, who, run, results, license
         title=title, base=base, where=where, version=importlib.metadata.version("povid_nb"), peft=peft,
         base_link=f"[{base}](https://huggingface.co/{base})" if hub else _BUILT_IN if base == "tiny" else f"`{base}`",
         fingerprint=record["base"],
-        measured=_measured(scores, who, results), made=_made(record, config, run, base), limits=_limits(scores, run),
+        measured=_measured(scores, who, results), made=_made(record, config, run, results, base),
+        limits=_limits(scores),
         licence=f"The adapter: {license}." if license else "None was chosen for the adapter. The licences of the base "
                 "model and of the data apply.")
     return f"---\n{about.to_yaml()}\n---\n{page}"
@@ -226,13 +239,14 @@ def _dump(value): return (json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 def _pairs(path, record):
     "The pairs that the adapter was trained on, as JSON lines without their pictures"
     from povid_nb import formats
+    from povid_nb.pairs import to_povid
     from povid_nb.train import pairs_digest
     path = Path(path)/"pairs.jsonl" if Path(path).is_dir() else path
     pairs = formats.as_pairs(formats.load(path))
     if pairs_digest(pairs) != record["pairs"]:
         raise ValueError(f"{path} does not hold the pairs that the adapter was trained on "
                          f"({record['pairs']['count']} with digest {record['pairs']['content']})")
-    lines = (json.dumps(_public(pair.to_fields()), ensure_ascii=False, default=str) for pair in pairs)
+    lines = (json.dumps(_public(to_povid(pair)), ensure_ascii=False, default=str) for pair in pairs)
     return "".join(f"{line}\n" for line in lines).encode()
 
 # %% ../nbs/workshop/push.ipynb #be82557e
@@ -254,7 +268,7 @@ def contents(
         raise ValueError(f"the base model was loaded from a folder ({trained_on}), which nobody else has: "
                          "say what it is called on the hub with --base owner/name")
     base = base or trained_on
-    found = _of_run(results) if run else {}
+    found = _of_run(results)
     if scores := list(scores):
         found |= _evaluated(scores, trained_on, _digest_of_weights(folder/_WEIGHTS))
     who = who or "this adapter"

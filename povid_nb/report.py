@@ -51,7 +51,7 @@ def _before_after(found, split, some=slice(6), worse=False):
                                      *(_caption(c, MODELS[who].label) for who, c in zip(found, said)))
     return _cards(card(*row) for row in shown)
 
-def _ends(found): return {who: m for who, m in found.items() if who in ("base", list(found)[-1])}
+def _ends(found): return {who: m for who, m in found.items() if who != "sft"}     # before, and after each stage
 
 def _pair_card(pair):
     "One preference pair: the picture, the chosen and the rejected answer"
@@ -138,12 +138,15 @@ def _contrast(found):
 
 def _judgement(found, contrast):
     "Does the contrast matter here, or are right answers enough? In a few words"
-    compared = [c for of in contrast.values() for c in of.values()]
-    changes = [(c["as they are"]["chair_s"], c["equal recall"]["chair_s"]) for c in compared]
-    clear = lambda sign: any(all(c.p < .05 and sign * c.difference > 0 for c in both) for both in changes)
-    better, worse = clear(-1), clear(1)
-    if better and worse: return "the contrast helps in one place and harms in another"
-    if better or worse: return "the contrast matters" if better else "the contrast does harm"
+    least = .05 / sum(map(len, contrast.values()))     # one chance in twenty, over all comparisons together
+    def clear(sign):       # the stages that differ from the control somewhere, as they are and at equal recall
+        changes = {who: [(c["as they are"]["chair_s"], c["equal recall"]["chair_s"]) for c in of.values()]
+                   for who, of in contrast.items()}
+        return [_name(who) for who, pairs in changes.items()
+                if any(all(c.p < least and sign * c.difference > 0 for c in both) for both in pairs)]
+    better, worse = (" and ".join(clear(sign)) for sign in (-1, 1))
+    if better and worse: return f"the contrast helps in {better} and harms in {worse}"
+    if better or worse: return f"the contrast matters ({better})" if better else f"the contrast does harm ({worse})"
     gain = lambda s: found["base"][s]["captions"].compare(found["sft"][s]["captions"])["chair_s"]
     if any(c.p < .05 and c.difference < 0 for c in map(gain, found["base"])): return "they alone are enough"
     return "no gain is clear, with the contrast or without it"
@@ -162,6 +165,9 @@ def _outcome(found, answers):
                                 for who, of in contrast.items())
     place = lambda s: _SPLITS.get(s, s).lower()
     more = "".join(f"; on {place(s)}, {added(s)}" for s in others)
+    if {"stage1", "stage2"} <= found.keys():
+        noise = found["stage1"][split]["captions"].compare(found["stage2"][split]["captions"])["chair_s"]
+        more += f". What noise adds to stage 1 on {place(split)}: {_points(noise)}"
     return f"{name}: {_judgement(found, contrast)}", (
         f"Of the descriptions of {place(split)}, {before} hallucinate before, {control} after fine-tuning on these "
         f"answers alone (the control). Against the control, in points, {added(split)}{more}.")

@@ -314,7 +314,7 @@ def made(self: Run, pairs):
     some = pairs[self.kinds[0]]
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(p.kind for p in some).items()))
     text = f"{len(some)} right answers, each with a dispreferred one about the same picture ({kinds})."
-    for answers in pairs.keys() - {"given"}:
+    for answers in (a for a in pairs if a != "given"):
         text += f" Of the descriptions among the {report.ANSWERS[answers]}, {_flawed(pairs[answers])} hallucinate."
     spent = lambda step: sum(t for name, t in self.steps.seconds.items() if name.removeprefix("clean/") == step)
     tested = sum(t for name, t in self.steps.seconds.items() if "said/" in name)
@@ -328,7 +328,8 @@ def made(self: Run, pairs):
 def _flawed(pairs):
     "The share of the right descriptions of drawn scenes that name something absent"
     described = [(p.chosen, scene_of(p.example).objects) for p in pairs if p.task == "caption"]
-    return f"{chair.score(*zip(*described), measure.VOCABULARY).chair_s:.0%}" if described else "none"
+    scored = chair.score(*zip(*described), measure.VOCABULARY) if described else None
+    return f"{100 * scored.chair_s:.0f} %" if scored else "none"
 
 def _table(found):
     "Captions that hallucinate, and objects named, of all models on all splits: lines of text"

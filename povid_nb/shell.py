@@ -115,6 +115,8 @@ def _line(error):
     "What an error says, in one line; where the disk is full, also what to do"
     text = " ".join(str(error).split())
     if _FULL.search(text): return f"the disk is full ({text}); free some space, and the same command goes on from here"
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename:
+        return f"{error.filename} is a file or lies under one; a folder is expected: name another"
     if isinstance(error, _EXPECTED): return text
     return f"unexpected {type(error).__name__} (POVID_DEBUG=1 shows where): {text}"
 
@@ -151,13 +153,23 @@ def _trained(settings, options):
     world_size(settings.get("processes"))
     source, out = Path(settings["data"]), settings["out"]
     source = source/"pairs.jsonl" if (source/"pairs.jsonl").is_file() else settings["data"]
-    some = list(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
+    some = formats.as_pairs(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
     vlm = VLM.load(settings.get("model"), device=own_device(), quantize=settings.get("quantize"))
     if is_main(): _keep(out/"train.yaml", settings)
     stages.train(vlm, some, out, settings["stage"], settings.get("between"), settings.get("adapter"),
-                seed=settings["seed"], **options)
+                 seed=settings["seed"], callbacks=[_phases(len(some))], **options)
     if world_size() > 1: leave()
     return out/"adapter"
+
+def _phases(n):
+    "A callback that says which stage begins, above its progress bar"
+    from transformers import TrainerCallback
+    class Phases(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            done = f", {state.global_step} are done" if state.global_step else ""
+            text = f"{Path(args.output_dir).name}: {n} pairs, {state.max_steps} steps{done}"
+            if state.is_world_process_zero: typer.echo(text)
+    return Phases()
 
 def _keep(file, settings):
     "What was asked for, ready for --config; the first call's stays"

@@ -26,8 +26,9 @@ def style() -> None:
         "legend.frameon": False, "svg.hashsalt": "povid_nb"})
 
 # %% ../nbs/workshop/viz.ipynb #1abb1b79
-_STYLES = {"wrong": f"color:{COLOURS['wrong']};font-weight:600;text-decoration:underline wavy 1px",
-           "right": f"color:{COLOURS['right']};font-weight:600"}
+_STYLES = {"wrong": f"font-weight:600;background:{COLOURS['wrong']}33;"
+                    f"text-decoration:underline wavy {COLOURS['wrong']}",
+           "right": f"font-weight:600;background:{COLOURS['right']}33"}      # words keep the page's own colour
 
 def _spans(text, items):
     "Places (start, end) of the given words in the text; places are passed on as they are"

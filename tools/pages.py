@@ -62,7 +62,7 @@ def render(notebooks, site):
         for name, data in pictures.items():
             (page.parent/name).parent.mkdir(exist_ok=True)
             (page.parent/name).write_bytes(data)
-        done = subprocess.run(["pandoc", "-f", "markdown", "-t", "html5", "--mathml", "-s", "--metadata", "lang=en", "--metadata", f"title={path.stem}", "-o", page],
+        done = subprocess.run(["pandoc", "-f", "markdown", "-t", "html5", "--mathml", "--no-highlight", "-s", "--metadata", "lang=en", "--metadata", f"title={path.stem}", "-o", page],
                               input=body, capture_output=True, text=True)
         complaints += [f"{path}: {line}" for line in done.stderr.splitlines()]
         if done.returncode: raise RuntimeError(f"pandoc failed on {path}: {done.stderr}")

@@ -34,7 +34,7 @@ export function composer(world, change) {
   }));
 
   const places = tables.places.map((where, place) => {
-    const button = tag('button', {type: 'button', onclick: () => moved ? (moved = false) : press(place)});
+    const button = tag('button', {type: 'button', 'aria-label': where, onclick: () => moved ? (moved = false) : press(place)});
     button.onkeydown = event => {
       if (event.key === 'Delete' || event.key === 'Backspace') { selected = place; remove(); }
       const step = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -3, ArrowDown: 3}[event.key], next = place + (step ?? 0);

@@ -16,8 +16,8 @@ from work import in_a_child
 torch.set_num_threads(1)
 
 
-def method(out, batch=4, answers="both"):
-    run.run(out, answers=answers, pairs=12, n=4, batch_size=2, train=dict(batch_size=batch, learning_rate=2e-3, save_steps=2, stage1=dict(num_train_epochs=2), sft=dict(num_train_epochs=1)))
+def method(out, batch=4):
+    run.run(out, answers="own", pairs=12, n=4, batch_size=2, train=dict(batch_size=batch, learning_rate=2e-3, save_steps=2, stage1=dict(num_train_epochs=2), sft=dict(num_train_epochs=1)))
 
 
 def killed_after(out, files):
@@ -45,7 +45,7 @@ def kill(folder, kills):
 
 
 def share(folder, batch):
-    method(Path(folder), int(batch), "own")
+    method(Path(folder), int(batch))
     (Path(folder)/f"world{os.environ.get('RANK', 0)}.txt").write_text(str(procs.world_size()))
     if torch.distributed.is_initialized(): torch.distributed.barrier()
     os._exit(0)   # an ordinary exit of a gloo process is aborted now and then, after all work is done

@@ -4,10 +4,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import pytest, yaml
 from huggingface_hub import ModelCard
-from povid_nb import push, world
+from povid_nb import formats, inject, push, world
 from povid_nb.cache import fingerprint
 from povid_nb.load import _damage
 from povid_nb.steps import _digest_of_file
+from povid_nb.train import pairs_digest
 from povid_nb.vlm import VLM
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +120,16 @@ def test_a_base_from_a_folder_needs_its_name(tmp_path):
     assert card.data.base_model == "me/smol" and card.data.license is None and "Nothing was measured" in card.text
 
 
+def test_pairs_go_as_text_if_they_are_those_of_the_training(tmp_path):
+    inject.make_pairs(n=6, out=tmp_path/"pairs", progress=False)
+    pairs = formats.as_pairs(formats.load(tmp_path/"pairs"/"pairs.jsonl"))
+    folder = adapter(tmp_path/"adapter", pairs=pairs_digest(pairs))
+    rows = [json.loads(line) for line in push.contents(folder, pairs=tmp_path/"pairs")["pairs.jsonl"].splitlines()]
+    assert [(row["conversations"][1]["value"], row["rejected_conversations"][1]["value"]) for row in rows] == [(p.chosen, p.rejected) for p in pairs]
+    assert str(tmp_path) not in json.dumps(rows)
+    with pytest.raises(ValueError, match="does not hold the pairs"): push.contents(adapter(tmp_path/"other"), pairs=tmp_path/"pairs")
+
+
 def test_a_key_stops_the_packing(run):
     about = json.loads((run/"run.json").read_text())
     (run/"run.json").write_text(json.dumps(about | {"command": f"povid run --set hub_token={SECRET}"}))
@@ -134,7 +145,8 @@ def test_scores_of_another_adapter_are_refused(tmp_path):
     for who, how in {"mine": {"adapter": mine}, "base": {}, "other": {"adapter": "0123456789ab"}}.items():
         (tmp_path/f"{who}.json").write_text(json.dumps(score | {"protocol": {"model": "tiny", **how}}))
     card = push.contents(folder, scores=[tmp_path/"mine.json", tmp_path/"base.json"])["README.md"].decode()
-    assert "**this adapter (this adapter)**" not in card and "| before | 25.0 (10.0 to 40.0)" in card
+    assert "| **this adapter** | 25.0 (10.0 to 40.0)" in card and "| before | 25.0 (10.0 to 40.0)" in card and "was not measured" not in card
+    assert "was not measured" in push.contents(folder, scores=[tmp_path/"mine.json"])["README.md"].decode()
     with pytest.raises(ValueError, match="another model or adapter"): push.contents(folder, scores=[tmp_path/"other.json"])
     with pytest.raises(ValueError, match="no scores of this adapter"): push.contents(folder, scores=[tmp_path/"base.json"])
 

@@ -1,5 +1,6 @@
 "What an attack on the library found and no other test holds: answers of another model, texts without a word, a disk that is full"
-import errno, json
+import errno, json, re
+from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 from povid_nb import shell, shift, world
@@ -7,6 +8,9 @@ from povid_nb.cli import app
 from povid_nb.explorer import Explorer
 from povid_nb.looker import Looker
 from povid_nb.vlm import VLM
+
+
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,21 @@ def test_an_uploaded_text_is_refused_in_a_message(vlm):
 @pytest.mark.parametrize("error, says", [
     (OSError(errno.ENOSPC, "No space left on device", "a/b.json"), "the disk is full ([Errno 28] No space left on device: 'a/b.json'); free some space"),
     (RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0: file write failed"), "the disk is full ("),
+    (FileExistsError(errno.EEXIST, "File exists", "a/b.png"), "a/b.png is a file or lies under one; a folder is expected"),
     (OSError(errno.EACCES, "Permission denied", "a"), "[Errno 13] Permission denied: 'a'"), (KeyError("a\nb"), "unexpected KeyError (POVID_DEBUG=1 shows where): 'a\\nb'")])
 def test_an_error_is_one_line_and_a_full_disk_is_named(error, says):
     line = shell._line(error)
     assert line.startswith(says) and "\n" not in line
+
+
+@pytest.mark.parametrize("words", ["plan --data 0", "plan --data -1", "serve --port 99999", "serve --port -1", "describe a.png --max-new-tokens 0"])
+def test_numbers_out_of_range_are_refused_before_any_work(words):
+    done = CliRunner().invoke(app, words.split())
+    assert done.exit_code == 2 and len([line for line in done.stderr.splitlines() if line.startswith("Error: Invalid value")]) == 1, done.stderr
+
+
+def test_the_list_of_promises_names_tests_that_exist():
+    text = (TESTS/"ATTACKS.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 40 and not [f"{file}::{name}" for file, name in named if f"def {name}(" not in (TESTS/file).read_text()]
+    assert "TABLE" not in text

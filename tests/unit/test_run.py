@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from typer.testing import CliRunner
-from povid_nb import run, stages, world
+from povid_nb import formats, run, stages, world
 from povid_nb.cli import _assigned, app
 from povid_nb.vlm import VLM
 
@@ -114,11 +114,22 @@ def test_both_kinds_of_right_answers_share_the_untouched_model(tmp_path):
     made = {str(f.parent.relative_to(tmp_path)) for f in tmp_path.rglob("step.json")}
     each = {"pairs", "sft", "stage1", "stage2", "said/sft", "said/stage1", "said/stage2"}
     assert made == each | {f"clean/{name}" for name in each} | {"said/base", "shift", "attention"}
-    own, clean = ([json.loads(line) for line in (tmp_path/folder/"pairs.jsonl").read_text().splitlines()] for folder in ("pairs", "clean/pairs"))
-    assert [p["prompt"] for p in own] == [p["prompt"] for p in clean] and own != clean
+    own, clean = (formats.as_pairs(tmp_path/folder/"pairs.jsonl") for folder in ("pairs", "clean/pairs"))
+    assert [p.prompt for p in own] == [p.prompt for p in clean] and [p.chosen for p in own] != [p.chosen for p in clean]
     values = json.loads((tmp_path/"report.json").read_text())
     assert values["answers"] == "own" and set(values["beside"]["clean"]) == {"base", "sft", "stage1", "stage2", "differences"}
     assert values["beside"]["clean"]["base"] == values["base"] and page.count(">control</td>") == 2
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("step.json")}
     run.run(tmp_path, **small | {"answers": "own"})
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("step.json")}, "all of it is found again"
+
+
+def test_what_the_demonstration_found_is_in_its_saved_result():
+    "As for the labs; and the saved settings are those of the configuration"
+    from test_labs import found_in, numbers
+    saved = json.loads((Path(run.__file__).parent/"results"/"paper-position.json").read_text())
+    cells = json.loads((Path(__file__).parents[2]/"nbs"/"workshop"/"demo.ipynb").read_text())["cells"]
+    text = next(t for t in ("".join(c["source"]) for c in cells) if t.startswith("## What was found"))
+    known = numbers({part: saved[part] for part in ("means", "differences", "each")})
+    assert len(found_in(text)) > 10 and [n for n in found_in(text) if n not in known] == []
+    assert saved["settings"] == yaml.safe_load(next(f for f in CONFIGS if f.stem == "demo").read_text())
