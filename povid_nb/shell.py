@@ -109,8 +109,6 @@ def _tuned(model, adapter, quantize=None):
 _EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 _FULL = re.compile("No space left|File too large|Disk quota exceeded|PytorchStreamWriter failed")
 
-def _interrupt(number, frame): raise KeyboardInterrupt
-
 def _line(error):
     "What an error says, in one line; where the disk is full, also what to do"
     text = " ".join(str(error).split())
@@ -128,16 +126,19 @@ def _verb(app, examples, function):
     "Register a verb of `app`; its errors become one line, and its help ends with its examples"
     @functools.wraps(function)
     def careful(*args, **kwargs):
-        signal.signal(signal.SIGTERM, _interrupt)
+        asked = []
+        def interrupt(number, frame):
+            asked.append(number)
+            raise KeyboardInterrupt
+        for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, interrupt)
         try: return function(*args, **kwargs)
         except typer.Exit: raise               # typer's own way out, although it is a RuntimeError
-        except KeyboardInterrupt:
+        except (Exception, KeyboardInterrupt) as error:
             _close_bars()
-            typer.echo("stopped; the same command goes on from here", err=True)
-            raise typer.Exit(130)
-        except Exception as error:
+            if asked or isinstance(error, KeyboardInterrupt):    # compiled code may make another error of it
+                typer.echo("stopped; the same command goes on from here", err=True)
+                raise typer.Exit(130)
             if os.environ.get("POVID_DEBUG"): raise
-            _close_bars()
             typer.echo(f"error: {_line(error)}", err=True)
             raise typer.Exit(1)
     name = function.__name__.strip("_")

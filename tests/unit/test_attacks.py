@@ -1,7 +1,8 @@
 "What an attack on the library found and no other test holds: answers of another model, texts without a word, a disk that is full"
-import errno, json, re
+import errno, json, os, re, signal, time
 from pathlib import Path
 import pytest
+import typer
 from typer.testing import CliRunner
 from povid_nb import shell, shift, world
 from povid_nb.cli import app
@@ -66,6 +67,21 @@ def test_an_error_is_one_line_and_a_full_disk_is_named(error, says):
 def test_numbers_out_of_range_are_refused_before_any_work(words):
     done = CliRunner().invoke(app, words.split())
     assert done.exit_code == 2 and len([line for line in done.stderr.splitlines() if line.startswith("Error: Invalid value")]) == 1, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_compiled_code_makes_another_error_of_is_still_a_stop(number):
+    def work():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except KeyboardInterrupt: raise RuntimeError("could not determine the shape of object type") from None
+    alone, before = typer.Typer(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    shell._verb(alone, {}, work)
+    try: done = CliRunner().invoke(alone, [])
+    finally:
+        for n, handler in before.items(): signal.signal(n, handler)
+    assert done.exit_code == 130 and done.stderr.splitlines() == ["stopped; the same command goes on from here"]
 
 
 def test_the_list_of_promises_names_tests_that_exist():
