@@ -75,16 +75,20 @@ def render(notebooks, site):
 
 
 class Page(HTMLParser):
-    "The links, anchors, pictures and words of one page"
+    "The links, anchors, pictures and words of one page; code is no words"
     def __init__(self, text):
         super().__init__()
-        self.ids, self.links, self.pictures, self.words = set(), [], [], ""
+        self.ids, self.links, self.pictures, self.words, self.code = set(), [], [], "", 0
         self.feed(text)
 
-    def handle_data(self, data): self.words += data
+    def handle_data(self, data):
+        if not self.code: self.words += data
+
+    def handle_endtag(self, tag): self.code -= tag == "code"
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
+        self.code += tag == "code"
         if "id" in attrs: self.ids.add(attrs["id"])
         if tag == "a" and "name" in attrs: self.ids.add(attrs["name"])
         if tag == "a" and "href" in attrs: self.links.append(attrs["href"])
