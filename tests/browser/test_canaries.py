@@ -93,7 +93,7 @@ def test_the_report_of_a_run(page, still_page, tmp_path):
             of["captions"] = chair.score([f"{EVIL} A knife. {text}" for text in AFTER], [{"fork"}, {"ball"}, {"dog"}], measure.VOCABULARY)
             of["chair"] = of["captions"].scores()
     def fails(): raise ValueError(EVIL)
-    source = report.report_page(models, EVIL, [(EVIL, EVIL, 3)], [evil_pair(tmp_path)], {"sft": [{"step": 1, "loss": 1.}]}, [(EVIL, EVIL, fails, EVIL), (EVIL, EVIL, None, EVIL)], EVIL, {EVIL: EVIL})
+    source = report.report_page({"own": models}, EVIL, [(EVIL, EVIL, 3)], [evil_pair(tmp_path)], {"sft": [{"step": 1, "loss": 1.}]}, [(EVIL, EVIL, fails, EVIL), (EVIL, EVIL, None, EVIL)], EVIL, {EVIL: EVIL})
     examined(page, still_page(source))
 
 

@@ -1,4 +1,4 @@
-"""What test_run.py starts in processes of its own.
+"""What test_run_processes.py starts in processes of its own.
 
     python run_work.py kill FOLDER KILLS     the whole method; then again, killed KILLS times and resumed; both in FOLDER
     torchrun --nproc_per_node N run_work.py share FOLDER BATCH   the whole method on N processes with BATCH pairs each
