@@ -26,7 +26,7 @@ test: export HF_HUB_OFFLINE := 1
 test: env    ## check that notebooks and modules are in step, then run every notebook and every test
 	$(BIN)/python -m tools.in_step
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --timing
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lab: env    ## open the course in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb

@@ -307,14 +307,17 @@ def draw(saved: Mapping, split: str = "counter") -> Any:
     import matplotlib.pyplot as plt
     names = ["before", *saved["methods"]]
     fig, axes = plt.subplots(1, 2, figsize=(11.5, 5.4), sharex=True, sharey=True, layout="constrained")
+    edge = 100 * saved["means"]["clean"]["before"][split]["recall"][0] - 15
     for ax, base in zip(axes, saved["means"]):
         for n, who in enumerate(names):
             means = saved["means"][base][who][split]
             (x, *xs), (y, *ys) = ([100 * v for v in means[m]] for m in ("recall", "chair_s"))
+            if x < edge: ax.text(edge + 1.2, y, f"names {x:.0f} %", va="center", fontsize=8)
+            x, xs = max(x, edge), xs if x > edge else [edge, edge]      # one point far away would squeeze all others
             colour = viz.COLOURS[_FAMILIES[family(who)]]
             ax.plot(xs, [y, y], color=colour, lw=.8, alpha=.35)
             ax.plot([x, x], ys, color=colour, lw=.8, alpha=.35)
-            ax.plot(x, y, "*" if who == "before" else "o", ms=15, color=colour)
+            ax.plot(x, y, "*" if who == "before" else "o", ms=14, color=colour, alpha=.85, mec="white")
             ax.annotate(n or "", (x, y), ha="center", va="center", color="white", fontsize=8)
         title = "right answers are clean" if base == "clean" else "right answers are the model's own SFT data"
         ax.set(title=title, xlabel="objects named, % (recall)")

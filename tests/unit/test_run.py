@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from typer.testing import CliRunner
-from povid_nb import run, stages, world
+from povid_nb import formats, run, stages, world
 from povid_nb.cli import _assigned, app
 from povid_nb.vlm import VLM
 
@@ -114,8 +114,8 @@ def test_both_kinds_of_right_answers_share_the_untouched_model(tmp_path):
     made = {str(f.parent.relative_to(tmp_path)) for f in tmp_path.rglob("step.json")}
     each = {"pairs", "sft", "stage1", "stage2", "said/sft", "said/stage1", "said/stage2"}
     assert made == each | {f"clean/{name}" for name in each} | {"said/base", "shift", "attention"}
-    own, clean = ([json.loads(line) for line in (tmp_path/folder/"pairs.jsonl").read_text().splitlines()] for folder in ("pairs", "clean/pairs"))
-    assert [p["prompt"] for p in own] == [p["prompt"] for p in clean] and own != clean
+    own, clean = (formats.as_pairs(tmp_path/folder/"pairs.jsonl") for folder in ("pairs", "clean/pairs"))
+    assert [p.prompt for p in own] == [p.prompt for p in clean] and [p.chosen for p in own] != [p.chosen for p in clean]
     values = json.loads((tmp_path/"report.json").read_text())
     assert values["answers"] == "own" and set(values["beside"]["clean"]) == {"base", "sft", "stage1", "stage2", "differences"}
     assert values["beside"]["clean"]["base"] == values["base"] and page.count(">control</td>") == 2
