@@ -9,6 +9,7 @@ __all__ = []
 import hashlib, importlib.metadata, importlib.resources, json, re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from .load import _json_object as _json
 from .procs import write_bytes, write_text
 from .report import _SPLITS, ANSWERS, MODELS
 from .stats import versions
@@ -16,8 +17,6 @@ from .steps import _digest_of_file
 
 # %% ../nbs/workshop/push.ipynb #59d5346c
 _WEIGHTS, _CONFIG, _RECORD = "adapter_model.safetensors", "adapter_config.json", "povid.json"
-
-def _json(file): return json.loads(Path(file).read_text(encoding="utf-8"))
 
 def _yaml(file):
     import yaml
@@ -52,7 +51,7 @@ def _recorded(folder):
     if "steps" not in record:
         raise ValueError(f"the training in {folder} is not finished: run the same command again")
     for name in (_WEIGHTS, _CONFIG):
-        if not (folder/name).is_file() or _digest_of_file(folder/name) != record["files"][name]:
+        if not (folder/name).is_file() or _digest_of_file(folder/name) != record.get("files", {}).get(name):
             raise ValueError(f"{folder/name} is not as the training wrote it: train it again")
     return record
 
@@ -72,8 +71,11 @@ def _evaluated(paths, base, digest):
     found = {}
     for file in files:
         if not file.is_file(): raise FileNotFoundError(f"no scores in {file}; name what `povid eval` saved in --out")
-        score = _json(file)
-        if not isinstance(score, dict) or not {"bench", "intervals", "protocol"} <= score.keys():
+        try: score = _json(file)
+        except ValueError:
+            if len(files) == 1: raise
+            continue
+        if not {"bench", "intervals", "protocol"} <= score.keys():
             if len(files) == 1: raise ValueError(f"{file} holds no scores; name a file that `povid eval` saved")
             continue
         how = score["protocol"]
@@ -260,6 +262,8 @@ def contents(
     where: str = "FOLDER",          # what the card calls the adapter: a name on the hub
 ) -> dict[str, bytes | Path]:
     "What is packed: the name of each file, and its bytes or where it lies"
+    if where != "FOLDER" and not _on_the_hub(where):
+        raise ValueError(f"{where!r} is no name on the hub; expected owner/name")
     folder, who, run, results = _found(source, which)
     record, config = _recorded(folder), _json(folder/_CONFIG)
     trained_on = str(config["base_model_name_or_path"])

@@ -68,11 +68,12 @@ def lives(begin, folder, kills, seconds, rng):
     ended, out = [], folder/"0"
     for end in itertools.cycle(ENDS):
         if len(ended) == kills: break
-        it = begin(out)
+        it, began = begin(out), time.monotonic()
         time.sleep(rng.random() * seconds)
         it.signal(end)
         codes = it.wait()
-        if set(codes) == {0}:                                     # it had finished: another life
+        if set(codes) == {0}:                                     # it had finished: another life, and less time for the next
+            seconds = min(seconds, time.monotonic() - began)
             yield out, ended
             out = folder/f"{len(list(folder.iterdir()))}"
             continue

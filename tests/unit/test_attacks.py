@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import typer
 from typer.testing import CliRunner
-from povid_nb import shell, shift, world
+from povid_nb import push, shell, shift, world
 from povid_nb.cli import app
 from povid_nb.explorer import Explorer
 from povid_nb.looker import Looker
@@ -82,6 +82,16 @@ def test_a_signal_that_compiled_code_makes_another_error_of_is_still_a_stop(numb
     finally:
         for n, handler in before.items(): signal.signal(n, handler)
     assert done.exit_code == 130 and done.stderr.splitlines() == ["stopped; the same command goes on from here"]
+
+
+def test_what_cannot_be_packed_is_named_in_a_line(tmp_path):
+    (tmp_path/"adapter_config.json").write_text("{}")
+    (tmp_path/"povid.json").write_text("[]")
+    (tmp_path/"scores.png").write_bytes(b"\x89PNG")
+    for call, says in ((lambda: push.contents(tmp_path), "povid.json is damaged: it does not hold a JSON object"), (lambda: push.contents(tmp_path, where="../../x"), "'../../x' is no name on the hub"),
+                       (lambda: push._evaluated([tmp_path/"scores.png"], "tiny", "0"), "scores.png is damaged: it does not hold a JSON object")):
+        with pytest.raises(ValueError, match=re.escape(says)) as error: call()
+        assert "\n" not in str(error.value)
 
 
 def test_the_list_of_promises_names_tests_that_exist():
