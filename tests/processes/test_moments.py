@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from povid_nb.procs import locked
 from forks import LINE, ROOT, forks
-from test_run import figures, text
+from test_run_processes import figures, text
 
 SHORT = ("--batch-size", "2", "--max-steps", "4", "--save-steps", "1", "--set", "stage2.form=released", "--noise-step", "700")
 SMALL = ("--pairs", "6", "--n", "2", "--set", "batch_size=2", "--set", "max_steps=2", "--set", "save_steps=1", "--set", "learning_rate=2e-3")
