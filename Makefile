@@ -20,13 +20,13 @@ env:
 	@tools/environment.sh $(VENV)
 
 demo: env    ## run the whole method on the built-in model and write runs/demo/report.html
-	$(BIN)/python -m povid_nb.cli run --out runs/demo --set learning_rate=1e-3
+	$(BIN)/python -m povid_nb.cli run --config demo --out runs/demo
 
 test: export HF_HUB_OFFLINE := 1
 test: env    ## check that notebooks and modules are in step, then run every notebook and every test
 	$(BIN)/python -m tools.in_step
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --timing
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lab: env    ## open the course in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb

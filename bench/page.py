@@ -49,6 +49,19 @@ Loss and gradient are compared with the first row's.
 """
 
 
+def memory(now, before):
+    rows = [[name, *(number(one["steps"][name][key]) for one in (before, now) for key in ("mb", "checkpointed_mb"))] for name in now["steps"]]
+    s = now["shape"]
+    return f"""## Memory of a step
+
+`python -m bench memory --json bench/results/memory.json` ({origin(now)}).
+
+{s["name"]}: {s["side"]**2} tokens of a picture, {s["prompt"]} of prompt, {s["answer"]} of each answer, {s["batch"]} pairs, in float32. MB of the tensors that live at the worst moment of a step of stage 2, beyond those between steps (`memory_before.json`: the same at the revision {before["revision"]}, where packed layers went around checkpointing).
+
+{table(["", "all kept, before", "checkpointed, before", "all kept", "checkpointed"], rows)}
+"""
+
+
 def plain(axis, values):
     "Only these values along an axis, as plain numbers"
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
@@ -103,7 +116,21 @@ What grows otherwise than in proportion:
 
 - **Wire.** A step of one pair for each GPU takes {1e3 * cluster["work"]:.0f} ms of work by this arithmetic; the gradient of {cluster["adapter_weights"] / 1e6:.0f}M adapter weights in bf16 takes {1e3 * cluster["wire"]:.0f} ms around a ring at {scale.WIRE / 1e9:.0f} GB/s. Across hosts take more pairs for each step (`gradient_accumulation_steps`).
 - **Cache.** It grows with the pairs, and each process writes its own files. Terabytes are not worth it: at that size pairs are seen once, and a reference computed once is not computed less often than without a cache.
-- **Pairs.** They are held in memory as records, their pictures as paths, and every picture is looked at before training. Nothing here was tried with millions of pairs; for many of them, cut the file into parts and train on one after the other, each from the adapter of the last.
+- **Pairs.** Above 50,000 they stay on disk (`python -m bench pairs`). Every picture is looked at before training; for many millions, cut the file into parts and train on one after the other, each on the model with the last adapter merged in.
+"""
+
+
+def many(found):
+    rows = [[f"{row['pairs']:,}", *(number(row[key]) for key in ("own_mb", "mapped_mb", "read_s", "once_through_s"))] for row in found["rows"]]
+    return f"""## Many pairs
+
+`python -m bench pairs --json bench/results/pairs.json` ({origin(found)}).
+
+A file of pairs of 100 words is read by `as_pairs` and gone through once, in a process of its own: memory beyond what was there before, own and with mapped files (which the system takes back when it needs room), and seconds of computing.
+
+{table(["pairs", "MB, own", "MB, with mapped files", "read, s", "once through, s"], rows)}
+
+{found.get("note", "")}
 """
 
 
@@ -120,5 +147,5 @@ From files to numbers; {found["clock"]}.
 
 def main(args):
     read = lambda name: json.loads((FOLDER/f"{name}.json").read_text())
-    (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from `train.json`, `scale.json` and `scores.json`. Times belong to this machine; ratios within a table are what carries over.\n\n"
-                                    + training(read("train")) + "\n" + growth(read("scale")) + "\n" + counting(read("scores")))
+    (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from the files beside it. Times belong to this machine; ratios within a table are what carries over.\n\n"
+                                    + training(read("train")) + "\n" + memory(read("memory"), read("memory_before")) + "\n" + growth(read("scale")) + "\n" + many(read("pairs")) + "\n" + counting(read("scores")))

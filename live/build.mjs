@@ -9,4 +9,5 @@ for (const name of ['ort-wasm-simd-threaded.wasm', 'ort-wasm-simd-threaded.mjs']
   copyFileSync(`node_modules/onnxruntime-web/dist/${name}`, `${folder}/${name}`);
 }
 copyFileSync('src/live.css', `${folder}/live.css`);
+copyFileSync('../nbs/images/live.png', `${folder}/live.png`);     // what readers see where the page cannot run
 writeFileSync(`${folder}/live.html`, readFileSync('src/live.html'));

@@ -12,7 +12,8 @@ const [folder, captions, pictures] = process.argv.slice(2), bytes = name => read
 const json = name => JSON.parse(bytes(name).toString()), given = JSON.parse(readFileSync(captions).toString()), found = {};
 ort.env.wasm.numThreads = 1;
 const tables = json('world.json'), world = new World(tables), pixels = readFileSync(pictures), n = 3 * SIZE * SIZE;
-const model = await Model.load(ort, bytes('see.onnx'), bytes('speak.onnx'), new Tokens(json('tokenizer.json')));
+const part = name => ({graph: bytes(`${name}.onnx`), weights: bytes(`${name}.bin`)});
+const model = await Model.load(ort, part('see'), part('speak'), new Tokens(json('tokenizer.json')));
 const see = [[], []];
 for (let i = 0; i < pixels.length / n; i++) {
   see[0].push(await model.see(read(pixels.subarray(i * n, (i + 1) * n), tables)));

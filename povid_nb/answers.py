@@ -9,6 +9,7 @@ __all__ = ['collect']
 import hashlib, json, time
 from collections.abc import Callable
 from pathlib import Path
+from tqdm import tqdm
 from .procs import is_main, rank, world_size, write_text
 
 # %% ../nbs/workshop/answers.ipynb #b9ea9629
@@ -62,7 +63,8 @@ def _answer_missing(batches, answer, path):
     part = Path(f"{path}.parts")/f"{rank()}.jsonl"
     if part.exists() and not part.read_bytes().endswith(b"\n"): write_text(part, _lines(_rows(part)))
     done = set(_answered(path))
-    for batch in batches:
+    quiet = None if is_main() else True           # None: quiet where there is no terminal
+    for batch in tqdm(batches, f"{path.parent.name} {path.stem}", leave=False, unit="batch", disable=quiet):
         missing = {i["id"] for i in batch} - done
         if not missing: continue
         answers = answer(batch)  # the whole batch, so that padding is the same as without the interruption
@@ -83,6 +85,7 @@ def _join(ids, path, patience):
     "Wait until every item is answered; process 0 writes the joined file, the others wait for it"
     seen, since, wanted = -1, time.monotonic(), set(ids)
     while True:
+        began = time.monotonic()
         joined = {r["id"]: r for r in _rows(path)}
         if joined.keys() >= wanted: return [joined[i] for i in ids]
         done = _answered(path)
@@ -91,7 +94,7 @@ def _join(ids, path, patience):
         elif time.monotonic() - since > patience:
             raise TimeoutError(f"{path}: {len(wanted - done.keys())} answers are missing "
                                f"and no process has written one for {patience:.0f} s")
-        else: time.sleep(.1)
+        else: time.sleep(max(.1, 9 * (time.monotonic() - began)))   # waiting takes a tenth of the time at most
 
 def collect(
     items: list[dict],             # each with an 'id' of its own

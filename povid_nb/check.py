@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from .procs import write_json
 
-_CHECKS = [f"checks_{of}" for of in ("start", "measure", "noise", "learn", "look", "real", "beyond")]   # of lessons
+_CHECKS = [f"checks_{of}" for of in ("start", "measure", "noise", "learn", "look", "real", "beyond", "labs")]
 _ATTEMPTS = {}                 # exercise -> the function that tries a solution
 
 def exercise(attempt: Callable) -> Callable:

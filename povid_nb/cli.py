@@ -10,59 +10,22 @@ import functools, json
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 import typer
-from .shell import (_Adapter, _Config, _Images, _Model, _Prompt, _Quantize, _Seed, _argument, _option, _verb as _bind,
-                            _version)
+from . import shell as _shell
+from .shell import _EXAMPLES, _Adapter, _Config, _Images, _Json, _Model, _Prompt, _Quantize, _Seed, _Set
+from .shell import _argument, _assigned, _json, _option, _tuned
 
 # %% ../nbs/workshop/cli.ipynb #b97a608e
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False):
+    version: _option(bool, "Print the version.", "--version", callback=_shell._version, is_eager=True) = False):
     "Preference tuning so that vision-language models stop naming what is not in the picture."
 
-_EXAMPLES = {
-    "run": ("run", "run --pairs 400 --n 200 --set learning_rate=1e-3", "run --model llava-hf/llava-1.5-7b-hf --data pairs.json"),
-    "describe": ("describe photo.jpg", "describe photo.jpg --adapter stage2 --question \"Is there a knife?\" --json"),
-    "train": ("train --data runs/pairs", "train --data pairs.json --images coco --quantize 4bit --stage 1"),
-    "eval": ("eval", "eval --adapter stage2 --limit 100", "eval --bench pope --questions random.json --answers answers.jsonl"),
-    "shift": ("shift photo.jpg --prefix \"There is a\" --steps 0:1000:100",),
-    "attend": ("attend photo.jpg --words fork,knife --adapter stage2",),
-    "pretrain": ("pretrain --out runs/tiny",), "lab": ("lab", "lab ablation --full"), "doctor": ("doctor", "doctor --json"),
-    "plan": ("plan --model qwen2.5-vl-3b --gpu l4 --data 1000",),
-    "serve": ("serve", "serve runs/demo"),
-    "make": ("pairs make --n 500", "pairs make --injector openai --data llava.json --images coco --dry-run"),
-    "report": ("pairs report runs/pairs",)}
-_verb = functools.partial(_bind, app, _EXAMPLES)
+_verb = functools.partial(_shell._verb, app, _EXAMPLES)
 
 
 # %% ../nbs/workshop/cli.ipynb #98e4efc6
-def _assigned(settings):
-    "['rank=64', 'stage2.noise_step=600'] as {'rank': 64, 'stage2': {'noise_step': 600}}"
-    given = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set {text}: expected name=value, as in --set learning_rate=1e-5 "
-                             "or --set stage2.noise_step=600")
-        try: value = json.loads(value)
-        except ValueError: pass      # a plain word
-        part, _, name = name.rpartition(".")
-        (given.setdefault(part, {}) if part else given)[name] = value
-    return given
-
-def _tuned(model, adapter, quantize=None):
-    "The model, with an adapter on that was trained on its weights"
-    from povid_nb.vlm import VLM
-    vlm = VLM.load(model, quantize=quantize)
-    if not adapter: return vlm
-    from povid_nb.stages import put_on_adapter
-    put_on_adapter(vlm, adapter)
-    return vlm
-
-_Set = _option(list[str], "Of training: name=value, or stage1.name=value, stage2.name=value, "
-               "sft.name=value; may be given several times.", "--set")
-
 @_verb
 def _run(
     out: _option(Path, "Folder for the report and everything behind it.") = Path("runs/demo"),
@@ -70,6 +33,8 @@ def _run(
     quantize: _Quantize = None,
     data: _option(Optional[str], "Pairs: a file, a folder, a hub name; left out: made for drawn scenes.") = None,
     images: _Images = None,
+    answers: _option(Literal["own", "clean", "both"], "Right answers about drawn scenes: with the model's own errors, "
+                     "clean, or both.") = "both",
     pairs: _option(Optional[int], "How many pairs; left out: all that are given, or 800 of drawn scenes.") = None,
     test_images: _option(Optional[str], "Folder of photographs to describe; left out: drawn scenes.") = None,
     annotations: _option(Optional[list[str]], "COCO JSON of what is in them; may be given twice.") = None,
@@ -84,8 +49,8 @@ def _run(
     "The whole method: pairs, control, two stages, measurements before and after, a report."
     from povid_nb.procs import leave, world_size
     from povid_nb.run import run
-    given = dict(model=model, quantize=quantize, data=data, images=images and str(images), pairs=pairs,
-                 test_images=test_images, annotations=tuple(annotations or ()), n=n, seed=seed,
+    given = dict(model=model, quantize=quantize, data=data, images=images and str(images), answers=answers,
+                 test_images=test_images, annotations=tuple(annotations or ()), pairs=pairs, n=n, seed=seed,
                  max_new_tokens=max_new_tokens, batch_size=batch_size, train=_assigned(set))
     if prompt: given["prompt"] = prompt
     typer.echo(f"report: {run(out, fresh=fresh, **given)}")
@@ -95,8 +60,8 @@ def _run(
 def _pretrain(
     out: _option(Path, "Folder for the finished model."),
     seed: _Seed = 0,
-    clean: _option(bool, "Clean captions and stronger habits: the paper's own setting.", "--clean") = False,
-    scenes: _option(int, "Test scenes of each split for the model card.") = 500,
+    clean: _option(bool, "Clean captions and stronger habits, as in the paper.", "--clean") = False,
+    scenes: _option(int, "Test scenes of each split, for the model card.") = 500,
     config: _Config = None):
     "Make the built-in model again, from nothing."
     from dataclasses import replace
@@ -110,28 +75,33 @@ def _pretrain(
 # %% ../nbs/workshop/cli.ipynb #e3729115
 _pairs = typer.Typer(help="Make preference pairs, and report on them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(_pairs, name="pairs")
-_pairs_verb = functools.partial(_bind, _pairs, _EXAMPLES)
+_pairs_verb = functools.partial(_shell._verb, _pairs, _EXAMPLES)
 
 @_pairs_verb
 def _make(
-    injector: _option(Literal["world", "self", "openai"], "Rules, the model itself, or a service.") = "world",
-    n: _option(int, "How many examples.") = 1000,
+    injector: _option(Literal["world", "self", "openai"], "Who writes the dispreferred answers: rules (world), "
+                      "a model (self) or a service (openai).") = "world",
+    n: _option(int, "How many examples to make pairs of.") = 1000,
     seed: _Seed = 0,
     out: _option(Path, "Folder for the pairs.") = Path("runs/pairs"),
-    data: _option(Optional[Path], "LLaVA-Instruct's JSON; left out: scenes of the built-in world.") = None,
+    data: _option(Optional[Path], "Right answers, as LLaVA-Instruct's JSON.",
+                  show_default="drawn scenes") = None,
     images: _Images = None,
-    kinds: _option(Optional[str], "world: which kinds of hallucination, separated by commas.") = None,
-    placement: _option(Literal["substitute", "insert"], "world: where the hallucination goes.") = "substitute",
-    how: _option(Literal["clean", "noisy", "blind", "rewrite"], "self: what the model sees.") = "clean",
-    model: _option(Optional[str], "self: a vision-language model; openai: its name there.") = None,
-    base_url: _option(Optional[str], "openai: another compatible server, such as a local vLLM.") = None,
+    kinds: _option(Optional[str],
+                   "world: kinds of hallucination, with commas: co-occurrence, logic, attribute, reasoning.") = None,
+    placement: _option(Literal["substitute", "insert"], "world: put the hallucination in place of a true part, or "
+                       "beside it.") = "substitute",
+    how: _option(Literal["clean", "noisy", "blind", "rewrite"], "self: what the model sees of the picture, or that it "
+                 "rewrites the answer.") = "clean",
+    model: _option(Optional[str], "self: the model, as elsewhere; openai: the service's name of a model.") = None,
+    base_url: _option(Optional[str], "openai: address of a compatible server, such as a local vLLM.") = None,
     budget: _option(Optional[float], "openai: stop before more than this many dollars are spent.") = None,
-    prompts: _option(Optional[Path], "openai: a file of prompts instead of ours.") = None,
+    prompts: _option(Optional[Path], "openai: file of prompts, in place of the shipped ones.") = None,
     send_image: _option(bool, "openai: send the picture with the answer.") = True,
     batch: _option(Optional[Literal["submit", "status", "collect"]], "openai: use the Batch API.") = None,
-    dry_run: _option(bool, "openai: only say what it would cost.", "--dry-run") = False,
+    dry_run: _option(bool, "openai: print what it would cost, and stop.", "--dry-run") = False,
     config: _Config = None):
-    "Make preference pairs: right answers, and answers with hallucinations injected."
+    "Make preference pairs by injecting hallucinations into right answers."
     settings = {name: value for name, value in locals().items() if name != "config"}
     from povid_nb.inject import make_pairs
     typer.echo(make_pairs(**settings))
@@ -139,10 +109,10 @@ def _make(
 @_pairs_verb
 def _report(
     path: _argument(Path, "A folder made by `povid pairs make`, or a file of pairs.") = Path("runs/pairs"),
-    out: _option(Optional[Path], "Where the page goes; left out: beside the pairs.") = None,
+    out: _option(Optional[Path], "File for the page.", show_default="beside the pairs") = None,
     images: _Images = None,
     config: _Config = None):
-    "Figures and examples of a set of pairs, as a page."
+    "Write a page with figures and examples of a set of pairs."
     from povid_nb.inject import report_pairs
     typer.echo(report_pairs(path, out, images=images))
 
@@ -152,30 +122,35 @@ _FLAGS = ("beta", "nll_weight", "rank", "learning_rate", "batch_size", "num_trai
 
 @_verb
 def _train(
-    data: _option(str, "Pairs: a file, a folder, or a name on the hub; in ours, the paper's or TRL's format."),
+    data: _option(str,
+                  "Pairs: a file, a folder or a name on the hub, in this library's, the paper's or TRL's format."),
     images: _Images = None,
     out: _option(Path, "Folder for checkpoints and adapters; a stopped run goes on from there.") = Path("runs/train"),
     model: _Model = None,
-    adapter: _option(Optional[Path], "For stage 2 alone: folder of stage 1's adapter.") = None,
+    adapter: _option(Optional[Path], "Folder of stage 1's adapter, for --stage 2.") = None,
     quantize: _Quantize = None,
-    stage: _option(Literal["1", "2", "both"], "1: rejected answers in words; 2: and noise.") = "both",
-    between: _option(Optional[Literal["merge", "stack"]], "Stage 1 in stage 2's weights, or frozen under it.") = None,
-    form: _option(Optional[Literal["sft", "dpo", "released", "paper", "mdpo"]], "Loss of the last stage.") = None,
+    stage: _option(Literal["1", "2", "both"], "1: injected answers; 2: injected answers and noise.") = "both",
+    between: _option(Optional[Literal["merge", "stack"]], "Merge stage 1 into the weights before stage 2, or keep it "
+                     "as a frozen adapter.") = None,
+    form: _option(Optional[Literal["sft",
+                  "dpo", "released", "paper", "mdpo"]], "Form of the loss in the last stage.") = None,
     beta: _option(Optional[float], "Inverse temperature of the preference loss.") = None,
     nll_weight: _option(Optional[float], "Weight of the NLL term of the right answers.") = None,
     rank: _option(Optional[int], "Rank of the adapter.") = None,
-    learning_rate: _option(Optional[float], "Left out: what suits the model's size.") = None,
-    batch_size: _option(Optional[int], "Pairs for each process and step.") = None,
-    num_train_epochs: _option(Optional[float], "Of each stage; left out: 3, then 1.", "--epochs") = None,
-    max_steps: _option(Optional[int], "At most so many steps of each stage.") = None,
+    learning_rate: _option(Optional[float],
+                           "Learning rate of both stages.", show_default="by the model's size") = None,
+    batch_size: _option(Optional[int], "Pairs in each step of each process.") = None,
+    num_train_epochs: _option(Optional[float], "Epochs of each stage.", "--epochs", show_default="3, then 1") = None,
+    max_steps: _option(Optional[int], "Stop each stage after so many steps.") = None,
     save_steps: _option(Optional[int], "Steps between checkpoints.") = None,
-    noise_step: _option(Optional[int], "Noise of stage 2, from 0 to 999.") = None,
-    noise_tokens: _option(Optional[Literal["all", "differ", "moved"]], "Which noise tokens count.") = None,
-    cache: _option(Optional[Literal["reference", "features"]], "Compute once and keep on disk.") = None,
-    gradient_checkpointing: _option(Optional[bool], "Less memory for more arithmetic.") = None,
-    processes: _option(Optional[int], "Refuse to run on another number of processes.") = None,
+    noise_step: _option(Optional[int], "Noise step of stage 2, from 0 to 999.") = None,
+    noise_tokens: _option(Optional[Literal["all",
+                          "differ", "moved"]], "Which tokens of the noise answer count.") = None,
+    cache: _option(Optional[Literal["reference", "features"]], "Compute these once and keep them on disk.") = None,
+    gradient_checkpointing: _option(Optional[bool], "Take less memory and more time.") = None,
+    processes: _option(Optional[int], "How many processes there must be; any other number is refused.") = None,
     set: _Set = [],
-    limit: _option(Optional[int], "Only the first so many pairs.") = None,
+    limit: _option(Optional[int], "Take only the first so many pairs.") = None,
     seed: _Seed = 0,
     config: _Config = None):
     "Tune a model on preference pairs, in one stage or two."
@@ -183,70 +158,53 @@ def _train(
     options = _assigned(set)
     if form: options.setdefault("stage1" if stage == "1" else "stage2", {}).setdefault("form", form)
     options |= {name: settings[name] for name in _FLAGS if name in settings}
-    typer.echo(f"adapter: {_trained(settings, options)}")
-
-def _trained(settings, options):
-    from itertools import islice
-    from povid_nb import formats, stages
-    from povid_nb.procs import is_main, leave, own_device, world_size
-    from povid_nb.vlm import VLM
-    world_size(settings.get("processes"))
-    source, out = Path(settings["data"]), settings["out"]
-    source = source/"pairs.jsonl" if (source/"pairs.jsonl").is_file() else settings["data"]
-    some = list(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
-    vlm = VLM.load(settings.get("model"), device=own_device(), quantize=settings.get("quantize"))
-    if is_main(): _keep(out/"train.yaml", settings)
-    stages.train(vlm, some, out, settings["stage"], settings.get("between"), settings.get("adapter"),
-                seed=settings["seed"], **options)
-    if world_size() > 1: leave()
-    return out/"adapter"
-
-def _keep(file, settings):
-    "What was asked for, ready for --config; the first call's stays"
-    if file.exists(): return
-    import yaml
-    from povid_nb.procs import write_text
-    write_text(file, yaml.safe_dump({name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}))
+    typer.echo(f"adapter: {_shell._trained(settings, options)}")
 
 # %% ../nbs/workshop/cli.ipynb #8c82b99f
 _PATHS = Optional[list[Path]]
 
 @_verb
 def _eval(
-    bench: _option(str, "One or several with commas: chair, pope, amber, objhal, mmhal, mmvet, llava-bench, sqa, "
+    bench: _option(str, "Benchmarks, with commas: chair, pope, amber, objhal, mmhal, mmvet, llava-bench, sqa, "
                         "mmbench, hallusionbench.") = "chair",
-    answers: _option(_PATHS, "Answers to score, in the benchmark's format; several for several splits.") = None,
+    answers: _option(_PATHS,
+                     "Answers to score, in the benchmark's format. May be repeated, for several splits.") = None,
     captions: _option(Optional[Path], "The same as --answers, for chair.") = None,
-    compare: _option(Optional[tuple[Path, Path]], "Two files of answers: the second minus the first.") = None,
-    field: _option(Optional[str], "The field of the answers that holds the reply, where several could.") = None,
+    compare: _option(Optional[tuple[Path, Path]], "Compare two files of answers, the second with the first.") = None,
+    field: _option(Optional[str], "Field that holds the reply, where several could.") = None,
     data: _option(Optional[Path], "The benchmark's published files: a file or a folder.") = None,
-    annotations: _option(_PATHS, "COCO JSON, or image id -> object names; may be given twice.") = None,
-    questions: _option(_PATHS, "pope: questions as published; may be given several times.") = None,
-    synonyms: _option(Optional[Path], "chair: a file in the original's format; left out: our own table.") = None,
+    annotations: _option(_PATHS,
+                         "What is in the pictures: COCO's JSON, or image id -> object names. May be repeated.") = None,
+    questions: _option(_PATHS, "pope: questions as published. May be repeated.") = None,
+    synonyms: _option(Optional[Path], "chair: file of kinds and synonyms, a kind a line: cup, mug, mugs.",
+                      show_default="COCO's 80 kinds") = None,
     parser: _option(Optional[str], "How answers are read: pope or vcd; llava or mmbench.") = None,
-    judge: _option(Optional[str], "The judge's model, for the benchmarks that need one.") = None,
-    base_url: _option(Optional[str], "The judge's server; left out: OpenAI's.") = None,
-    budget: _option(Optional[float], "Dollars for the judge.") = None,
-    harness: _option(Optional[Literal["lmms-eval", "vlmevalkit"]], "Hand the model over; --bench names tasks.") = None,
-    kind: _option(Optional[str], "The harness's class for the model; left out: by its architecture.") = None,
-    json: _option(bool, "Print one JSON document.", "--json") = False,
+    judge: _option(Optional[str], "Model that judges, for the benchmarks that need one.") = None,
+    base_url: _option(Optional[str], "Address of the judge's server.", show_default="OpenAI's") = None,
+    budget: _option(Optional[float], "Most dollars for the judge.") = None,
+    harness: _option(Optional[Literal["lmms-eval",
+                     "vlmevalkit"]], "Hand the model over to this harness; --bench names its tasks.") = None,
+    kind: _option(Optional[str], "The harness's class for the model.", show_default="by its architecture") = None,
+    json: _Json = False,
     config: _Config = None,
     model: _Model = None, adapter: _Adapter = None,
-    images: _option(Optional[Path], "Folder of pictures for a model to answer about.") = None,
-    prompt: _option(Optional[str], "chair: how to ask for a description.") = None,
-    max_new_tokens: _option(Optional[int], "Longest answer of a model.", min=1) = None,
-    by: _option(Optional[Literal["probability", "generation"]], "pope: how a model answers.") = None,
-    limit: _option(Optional[int], "At most so many pictures for a model.", min=1) = None,
+    images: _option(Optional[Path], "Folder of pictures that the model answers about.") = None,
+    prompt: _option(Optional[str], "chair: how a description is asked for.") = None,
+    max_new_tokens: _option(Optional[int], "Longest answer, in tokens.", min=1) = None,
+    by: _option(Optional[Literal["probability",
+                "generation"]], "pope: compare the probabilities of yes and no, or write an answer.") = None,
+    limit: _option(Optional[int], "Take at most so many pictures.", min=1) = None,
     seed: _Seed = 0,
-    save_answers: _option(bool, "Also write the answers for the original's scorer.", "--save-answers") = False,
-    draw: _option(bool, "Also a figure for each: its headline, and what that hides.", "--draw") = False,
+    save_answers: _option(bool, "Also write the answers as the original scorer reads them.", "--save-answers") = False,
+    draw: _option(bool, "Also draw each result: its headline, and what that hides.", "--draw") = False,
     out: _option(Path, "Folder for answers and scores.") = Path("runs/eval")):
-    "Score answers: those in a file, or a model's own; two files compared item by item."
+    "Score a model's answers, or those in a file; or compare two files."
     files = dict(data=data, annotations=annotations, questions=questions, synonyms=synonyms, parser=parser,
                  images=images, prompt=prompt, by=by)
     if harness:
         files |= dict(answers=answers, captions=captions, compare=compare, judge=judge, max_new_tokens=max_new_tokens)
-        return _show_scores(_harness(harness, bench, model, adapter, out, limit, seed, kind, files), json)
+        found = _shell._harness(harness, bench, model, adapter, out, limit, seed, kind, files)
+        return _shell._show_scores(found, json)
     from povid_nb import benches
     if judge:
         from povid_nb.client import Client
@@ -261,7 +219,7 @@ def _eval(
         first, second = (benches.evaluate(bench, answers=path, field=field, **files) for path in compare)
         differences = benches._differences(first, second)
         if draw: benches._draw({str(compare[0]): first, str(compare[1]): second}, out)
-        return _show_differences(*differences, json)
+        return _shell._show_differences(*differences, json)
     answerer = {}
     if not given:
         decoding = {"max_new_tokens": max_new_tokens} if max_new_tokens else {}
@@ -271,55 +229,77 @@ def _eval(
     scores = {name: tally.scores() for name, tally in found.items()}
     for score in scores.values(): score.save(out)
     if draw: benches._draw({str(model or (given or ["tiny"])[0]): found}, out)
-    _show_scores(scores, json)
-
-def _harness(harness, bench, model, adapter, out, limit, seed, kind, files):
-    "Tasks of another harness; its own files are its business"
-    from povid_nb.harness import lmms_eval, vlmevalkit
-    own = {"include": files.pop("data")} if harness == "lmms-eval" else {}     # a folder of tasks
-    if odd := [name for name, value in files.items() if value]:
-        raise ValueError(f"{harness} brings its own: leave out --{', --'.join(odd).replace('_', '-')}")
-    run = lmms_eval if harness == "lmms-eval" else vlmevalkit
-    return run(model, bench.split(","), out, adapter, kind=kind, limit=limit, seed=seed, **own)
-
-def _show_scores(scores, as_json):
-    "One JSON document, or a table a benchmark"
-    document = {name: score.to_dict() for name, score in scores.items()}
-    typer.echo(json.dumps(document, indent=1) if as_json else "\n\n".join(s.table() for s in scores.values()))
-
-def _show_differences(found, verdict, as_json):
-    "Paired differences with intervals and p"
-    document = {name: {k: c._asdict() for k, c in values.items()} for name, values in found.items()}
-    lines = [f"{name:22} {k:24} {c}" for name, values in found.items() for k, c in values.items()]
-    lines = [*verdict, "second minus first, 95 %:", *lines]
-    typer.echo(json.dumps(document, indent=1) if as_json else "\n".join(lines))
+    _shell._show_scores(scores, json)
 
 # %% ../nbs/workshop/cli.ipynb #cdd0307e
-def _json(value): return json.dumps(value, indent=1, ensure_ascii=False)
-
 @_verb
 def _describe(
-    photos: _argument(list[str], "A picture, or several."),
-    question: _option(Optional[str], "Ask this; left out: a description.") = None,
+    photos: _argument(list[str], "One picture or several."),
+    question: _option(Optional[str], "What to ask for.", show_default="a description") = None,
     model: _Model = None, adapter: _Adapter = None, quantize: _Quantize = None,
-    max_new_tokens: _option(int, "Longest answer.") = 128,
-    json: _option(bool, "Print one JSON document.", "--json") = False):
-    "What a model writes about a photo; with an adapter, also what it wrote before."
-    from povid_nb.shell import _described
+    max_new_tokens: _option(int, "Longest answer, in tokens.", min=1) = 128,
+    json: _Json = False):
+    "Describe a photo; with an adapter, as before and after tuning."
     from povid_nb.pictures import check_image
     for photo in photos: check_image(photo)
-    found = _described(_tuned(model, adapter, quantize), photos, question, max_new_tokens)
+    found = _shell._described(_tuned(model, adapter, quantize), photos, question, max_new_tokens)
     for row in [] if json else found: typer.echo("\n".join(f"{name}: {value}" for name, value in row.items()))
     if json: typer.echo(_json(found))
 
 @_verb
 def _serve(
-    folder: _argument(Optional[Path], "The folder of a run, for its report; left out: the live page alone.") = None,
-    port: _option(int, "0: any that is free.") = 0,
+    folder: _argument(Optional[Path], "Folder of a run, for its report beside the live page.") = None,
+    port: _option(int, "Port of the server; 0: any that is free.", min=0, max=65535) = 0,
     browser: _option(bool, "Open the page in a browser.") = True):
     "Open the live page, and the report of a run, from this machine."
     from povid_nb import serve
     serve._serve(folder, port, browser, typer.echo)
+
+_Source = _argument(Path, "Folder of a run, of a training or of an adapter.")
+_Which = _option(Literal["stage2", "stage1", "control"], "Which adapter of a run.")
+_Base = _option(Optional[str], "The base model's name on the hub, where it was loaded from a folder.")
+_Scores = _option(_PATHS, "Scores that `povid eval` saved: a file or its folder. May be repeated.",
+                  show_default="the run's")
+_License = _option(Optional[str], "Licence of the adapter, such as apache-2.0.")
+
+@_verb
+def _push(
+    source: _Source = Path("runs/demo"),
+    out: _option(Optional[Path], "Folder to write.", show_default="runs/packed, without --repo-id") = None,
+    repo_id: _option(Optional[str], "Name on the hub, as owner/name, to send it to.") = None,
+    public: _option(bool, "Make the repository on the hub public.", "--public") = False,
+    which: _Which = "stage2", base: _Base = None, scores: _Scores = None,
+    pairs: _option(Optional[Path], "Pack the training's pairs, too (as text): a file or folder.") = None,
+    license: _License = None,
+    dry_run: _option(bool, "Print what would be packed, card included; write and send nothing.", "--dry-run") = False,
+    json: _Json = False):
+    "Pack an adapter with its model card, in a folder or on the hub."
+    from povid_nb import push
+    files = push.contents(source, which, base, pairs, scores or (), license, repo_id or "FOLDER")
+    done = {"files": push.listing(files), "sent": "nothing"}
+    if not repo_id and not out: out = Path("runs/packed")
+    if not dry_run:
+        if out: done["folder"] = str(push.save(files, out))
+        if repo_id: done["sent"] = push.send(files, repo_id, public)
+    if json: return typer.echo(_json(done))
+    to = " and ".join(map(str, filter(None, [out, repo_id and f"{repo_id} ({'public' if public else 'private'})"])))
+    typer.echo(f"{'would go' if dry_run else 'packed'} to {to}:")
+    for row in done["files"]: typer.echo(f"{row['bytes']:>12,} bytes  {row['file']}")
+    if dry_run: typer.echo("\n" + files["README.md"].decode())
+    elif repo_id: typer.echo(f"sent: {done['sent']}")
+
+@_verb
+def _share(
+    source: _Source = Path("runs/demo"),
+    space: _option(Path, "Folder to write: an app, the adapter and what a Space needs.") = Path("runs/space"),
+    title: _option(Optional[str], "Title of the page.") = None,
+    which: _Which = "stage2", base: _Base = None, scores: _Scores = None, license: _License = None):
+    "Write a Hugging Face Space that shows an adapter at work."
+    from povid_nb import push
+    files = push.space(push.contents(source, which, base, None, scores or (), license), title)
+    typer.echo(f"{push.save(files, space)}: {', '.join(files)}")
+    typer.echo(f"try it: pip install gradio=={push._GRADIO}, then python {space/'app.py'}")
+    typer.echo(f"send it: hf upload OWNER/NAME {space} --repo-type space")
 
 _Picture = _argument(Path, "A picture.")
 
@@ -331,7 +311,7 @@ def _shift(
     steps: _option(str, "Noise steps, as 0:1000:50 or 0,500,999.") = "0:1000:50",
     out: _option(Path, "Folder for the table and the figure.") = Path("runs/shift"),
     model: _Model = None, adapter: _Adapter = None, config: _Config = None):
-    "How the next word's probabilities shift as noise hides the picture."
+    "Show how the next word changes as noise hides a picture."
     from povid_nb import shift
     chosen = shift.parse_steps(steps)
     found = shift.sweep(_tuned(model, adapter), image, prompt, prefix, steps=chosen)
@@ -341,11 +321,11 @@ def _shift(
 def _attend(
     image: _Picture,
     prompt: _Prompt = None,
-    answer: _option(Optional[str], "The answer to look at; left out: the model's own.") = None,
-    words: _option(Optional[str], "Words of the answer, with commas; left out: the things that it names.") = None,
+    answer: _option(Optional[str], "The answer to look at.", show_default="the model's own") = None,
+    words: _option(Optional[str], "Words of the answer, with commas.", show_default="the things it names") = None,
     out: _option(Path, "Folder for the figures and the numbers.") = Path("runs/attend"),
     model: _Model = None, adapter: _Adapter = None, config: _Config = None):
-    "Where an answer looks, word by word; with an adapter, before and after training."
+    "Show where the model looks while it writes each word."
     from povid_nb.attention import base_and_tuned
     from povid_nb.attention_plots import save
     from povid_nb.pictures import check_image
@@ -360,11 +340,16 @@ def _attend(
 # %% ../nbs/workshop/cli.ipynb #162377e3
 @_verb
 def _lab(
-    name: _argument(Optional[str], "A lab, such as ablation; left out: the course opens in JupyterLab.") = None,
-    full: _option(bool, "Run the lab at full size, resumably, and save its result.", "--full") = False,
+    name: _argument(Optional[str], "Name of a lab, such as ablation.", show_default="the whole course") = None,
+    full: _option(bool,
+                  "Run the lab at full size and save its result; it can be stopped and resumed.", "--full") = False,
+    method: _option(Optional[str], "For neighbours: a loss of your own in the race, as my_file.py:my_loss.") = None,
     folder: _option(Path, "Folder of the notebooks.") = Path("nbs")):
-    "Open the course in JupyterLab, or repeat the long run of a lab."
+    "Open the course in JupyterLab, or run a lab at full size."
     import shutil, subprocess
+    if method:
+        from povid_nb.race import entered
+        return typer.echo(entered(name, method))
     if not (folder/"index.ipynb").exists():
         raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout of the project, "
                                 "or name their folder")
@@ -375,22 +360,27 @@ def _lab(
     raise typer.Exit(subprocess.call(["jupyter-lab", str(notebook)]))
 
 @_verb
-def _doctor(json: _option(bool, "Print one JSON document.", "--json") = False):
-    "What this machine can run, and how to get what is missing."
+def _doctor(json: _Json = False):
+    "Show what this machine can run, and how to get what is missing."
     from povid_nb.doctor import doctor
-    if json: return typer.echo(_json([dict(part=part, found=found, remedy=remedy) for part, found, remedy in doctor()]))
+    if json: return typer.echo(_json([found._asdict() for found in doctor()]))
     for part, found, remedy in doctor():
         typer.echo(f"{'--' if remedy else 'ok'}  {part:15} {found}" + (f"  ->  {remedy}" if remedy else ""))
     typer.echo("For a card that is not here: povid plan --model llava-1.5-7b --gpu t4")
 
 @_verb
 def _plan(
-    model: _option(str, "llava-1.5-7b, qwen2.5-vl-3b, -7b, smolvlm-256m, -500m, or a folder.") = "llava-1.5-7b",
-    gpu: _option(Literal["t4", "l4", "a100-40", "a100-80", "h100"], "The card.") = "a100-40",
-    data: _option(int, "How many pairs.") = 17_200):
-    "Whether training fits a card, with which settings, how long it takes and what it costs."
+    model: _option(str,
+                   "llava-1.5-7b, qwen2.5-vl-3b, qwen2.5-vl-7b, smolvlm-256m, smolvlm-500m; or a folder."
+                   ) = "llava-1.5-7b",
+    gpu: _option(Literal["t4", "l4", "a100-40", "a100-80", "h100"], "The graphics card.") = "a100-40",
+    data: _option(int, "How many pairs.", min=1) = 17_200,
+    json: _Json = False):
+    "Plan a training: does it fit the card, how long, how much money?"
+    from dataclasses import asdict
     from povid_nb.plan import plan
-    typer.echo(plan(model, gpu, data))
+    found = plan(model, gpu, data)
+    typer.echo(_json(asdict(found)) if json else found)
 
 # %% ../nbs/workshop/cli.ipynb #e913f505
-if __name__ == "__main__" and "__file__" in globals(): app()      # and not in a notebook
+if __name__ == "__main__" and "__file__" in globals(): app(prog_name="povid")      # and not in a notebook

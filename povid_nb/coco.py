@@ -94,7 +94,7 @@ class Vocabulary:
         "The kind that a name in an annotation stands for; a name that is none of the vocabulary's is refused"
         if kind := self.names.get(str(name).strip().lower()): return kind
         raise ValueError(f"image {image}: the annotations name {name!r}, which is none of the {len(self.kinds)} "
-                         f"kinds of the vocabulary; add it to the synonyms or leave it out")
+                         f"kinds of the vocabulary; add it to the synonyms (--synonyms FILE) or leave it out")
 
 # %% ../nbs/workshop/coco.ipynb #2aaf9611
 _AGES = [(age, animal) for age in ("baby", "adult")

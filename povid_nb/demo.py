@@ -9,7 +9,7 @@ __all__ = []
 import sys
 from collections.abc import Sequence
 
-_OUT = ("--out", "runs/demo", "--set", "learning_rate=1e-3")
+_OUT = ("--config", "demo", "--out", "runs/demo")
 
 def _command(words: Sequence[str] = ()) -> list[str]:
     "The words of `povid` that make the demonstration, and those that were given"

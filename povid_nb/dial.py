@@ -6,10 +6,8 @@
 __all__ = ['Dial']
 
 # %% ../nbs/workshop/dial.ipynb #ce78dfb9
-import importlib.resources
 from collections.abc import Iterable
 
-from pathlib import Path
 from typing import Any
 import anywidget, traitlets
 from peft.helpers import rescale_adapter_scale
@@ -19,13 +17,12 @@ from .pictures import open_image
 from .vlm import VLM
 
 # %% ../nbs/workshop/dial.ipynb #a89bf0d9
-_STATIC = Path(str(importlib.resources.files("povid_nb")))/"static"
 _KEPT = ("frames", "picture", "alt", "word", "at")
 _SCALES = tuple(i / 10 for i in range(16))
 
 class Dial(anywidget.AnyWidget):
     "A slider for the adapter's scale, the caption at each, and the probability of one word"
-    _esm, _css = _STATIC/"dial.js", _STATIC/"dial.css"
+    _esm, _css = viz._sources("dial")
     frames = traitlets.List().tag(sync=True)
     picture, alt, word = (traitlets.Unicode("").tag(sync=True) for _ in range(3))
     at = traitlets.Int(0).tag(sync=True)

@@ -6,9 +6,8 @@
 __all__ = ['Explorer']
 
 # %% ../nbs/workshop/explorer.ipynb #a5cd9cce
-import base64, importlib.resources, io, itertools
+import base64, io, itertools
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 import anywidget, traitlets
 from PIL import Image
@@ -19,13 +18,12 @@ from .vlm import VLM
 from .words import _spell, word_probs
 
 # %% ../nbs/workshop/explorer.ipynb #b1c5ea52
-_STATIC = Path(str(importlib.resources.files("povid_nb")))/"static"
 _CHOICES = ("image", "answer", "position", "space", "overflow", "seed")
 _KEPT = (*_CHOICES, "images", "choices", "step", "sweeps", "frames", "message")   # in a page without a kernel
 
 class Explorer(anywidget.AnyWidget):
     "A noise slider, the picture that the model receives, and the words that it would write next"
-    _esm, _css = _STATIC/"explorer.js", _STATIC/"explorer.css"
+    _esm, _css = viz._sources("explorer")
     image, position, seed, step = (traitlets.Int(0).tag(sync=True) for _ in range(4))
     space, overflow, answer, message = (traitlets.Unicode(v).tag(sync=True) for v in ("pixels", "clamp", "", ""))
     images, choices = traitlets.List().tag(sync=True), traitlets.Dict().tag(sync=True)

@@ -6,9 +6,10 @@
 __all__ = ['to_trl', 'from_trl', 'to_dataset', 'from_dataset', 'load', 'as_pairs']
 
 # %% ../nbs/workshop/formats.ipynb #70d29998
-import json, tempfile
-from collections.abc import Iterable, Iterator
+import json, shutil, tempfile, weakref
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from PIL import Image
@@ -61,19 +62,19 @@ def from_trl(
     return Pair.from_turns(images[0], prompts, chosen, rejected, at, row)
 
 # %% ../nbs/workshop/formats.ipynb #84a0c5eb
-def _features():
+def _features(decode=True):
     from datasets import Features, Image, List, Value
     text = Value("string")
     messages = List({"role": text, "content": List({"type": text, "text": text})})
     edits = List({"old": text, "new": text, "kind": text, "why": text})
-    return Features({"id": text, "images": List(Image()), "prompt": messages, "chosen": messages, "rejected": messages,
-                     "task": text, "kind": text, "source": text, "edits": edits, "extra": text})
+    return Features({"id": text, "images": List(Image(decode=decode)), "prompt": messages, "chosen": messages,
+                     "rejected": messages, "task": text, "kind": text, "source": text, "edits": edits, "extra": text})
 
 def _stored(image, inside):
     "A picture as `datasets` keeps it"
     if not isinstance(image, (str, Path)):
-        data = BytesIO()
-        open_image(image).save(data, "PNG")
+        data = getattr(image, "fp", None)          # a file in memory, not decoded yet: as it is
+        if not isinstance(data, BytesIO): open_image(image).save(data := BytesIO(), "PNG")
         return {"path": None, "bytes": data.getvalue()}
     if inside: return {"path": Path(image).name, "bytes": Path(image).read_bytes()}
     return {"path": str(image), "bytes": None}
@@ -84,11 +85,11 @@ def to_dataset(
 ) -> Any:
     "A `datasets.Dataset` in TRL's vision preference format"
     from datasets import Dataset
-    def rows():
-        for pair in pairs:
-            row = {name: value for name, value in to_trl(pair).items() if name not in pair.example.extra}
-            yield row | {"images": [_stored(pair.image, inside)], "extra": json.dumps(pair.example.extra)}
-    return Dataset.from_list(list(rows()), features=_features())
+    return Dataset.from_list([_row(pair, inside) for pair in pairs], features=_features())
+
+def _row(pair, inside=False):
+    row = {name: value for name, value in to_trl(pair).items() if name not in pair.example.extra}
+    return row | {"images": [_stored(pair.image, inside)], "extra": json.dumps(pair.example.extra)}
 
 def _unstored(image):
     if not isinstance(image, dict): return image
@@ -102,18 +103,24 @@ def from_dataset(
     aside: str | Path = "dataset.rejected.jsonl",  # the file for bad rows
 ) -> Iterator[Pair]:
     "The pairs of a dataset, one at a time"
+    return read(_undecoded(dataset), images, aside=aside, parse=_from_stored)
+
+def _undecoded(dataset):
+    "The dataset with its pictures as files or bytes"
     from datasets import Image as ImageFeature, List
     raw = ImageFeature(decode=False)
     for name, feature in dataset.features.items():
         if isinstance(feature, ImageFeature): dataset = dataset.cast_column(name, raw)
         if isinstance(feature, List) and isinstance(feature.feature, ImageFeature):
             dataset = dataset.cast_column(name, List(raw))
-    def parse(row):
-        row = {name: value for name, value in row.items() if value is not None} | json.loads(row.get("extra") or "{}")
-        if "image" in row: row["image"] = _unstored(row["image"])
-        if "images" in row: row["images"] = [_unstored(image) for image in row["images"]]
-        return _from_row(row)
-    return read(dataset, images, aside=aside, parse=parse)
+    return dataset
+
+def _from_stored(row):
+    "The pair in a row of a dataset"
+    row = {name: value for name, value in row.items() if value is not None} | json.loads(row.get("extra") or "{}")
+    if "image" in row: row["image"] = _unstored(row["image"])
+    if "images" in row: row["images"] = [_unstored(image) for image in row["images"]]
+    return _from_row(row)
 
 def _from_row(row):
     "The pair in a row, whichever of the two formats it has"
@@ -141,8 +148,44 @@ def load(
                                 f"{' '.join(str(error).split())[:150]}") from None
     return from_dataset(found, images, Path(tempfile.gettempdir())/f"{path.name}.rejected.jsonl")
 
+# %% ../nbs/workshop/formats.ipynb #9e6cf3cf
+_MANY = 50_000
+
+class _OnDisk(Sequence):
+    "Pairs in a table on disk, each made when it is asked for"
+    def __init__(self, table, places=None):
+        self.table, self.places = table, range(len(table)) if places is None else places
+
+    def __len__(self): return len(self.places)
+    def __iter__(self): return map(_from_stored, self.table.select(self.places))
+
+    def __getitem__(self, i):
+        if isinstance(i, slice): return self.take(range(len(self))[i])
+        return _from_stored(self.table[int(self.places[i])])
+
+    def take(self, numbers):
+        "These pairs alone"
+        from array import array
+        return _OnDisk(self.table, array("l", (self.places[i] for i in numbers)))
+
+def _spilled(pairs):
+    "The pairs, in a temporary file that goes when they do"
+    from datasets import Dataset
+    from datasets.arrow_writer import ArrowWriter
+    folder = tempfile.mkdtemp(prefix="povid-pairs-")
+    with ArrowWriter(path=f"{folder}/pairs.arrow", features=_features(decode=False), writer_batch_size=1000) as writer:
+        for pair in pairs: writer.write(_row(pair))
+        writer.finalize()
+    found = _OnDisk(Dataset.from_file(f"{folder}/pairs.arrow"))
+    weakref.finalize(found.table, shutil.rmtree, folder, ignore_errors=True)
+    return found
+
 def as_pairs(
     source: Any,       # as for `load`
-) -> list[Pair]:
-    "The pairs from anywhere as a list, one for each answer: conversations are split"
-    return [turn for pair in load(source) for turn in pair.by_turn()]
+) -> Sequence[Pair]:
+    "The pairs from anywhere, one for each answer: conversations are split. Many of them stay on disk"
+    turns = (turn for pair in load(source) for turn in pair.by_turn())
+    if isinstance(source, list): return list(turns)          # in memory anyway
+    if isinstance(source, _OnDisk): return source
+    first = list(islice(turns, _MANY + 1))
+    return first if len(first) <= _MANY else _spilled(chain(first, turns))

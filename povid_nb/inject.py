@@ -6,7 +6,7 @@
 __all__ = ['Refused', 'Pairs', 'inject', 'WorldInjector', 'SelfInjector', 'OpenAIInjector', 'make_pairs', 'report_pairs']
 
 # %% ../nbs/workshop/inject.ipynb #30a5f5ed
-import hashlib, json, random, re
+import hashlib, json, random, re, time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from typing import Any
 from urllib.parse import urlsplit
 from PIL import Image
 from tqdm import tqdm
-from . import pairs, stats, viz
+from . import pairs, stats, viz, world
 from .batch import Batches
 from .client import Client, Request
 from .formats import load
 from .lies import LIES, lie, scene_of, world_examples
 from .pairs import Edit, Example, Pair
 from .pictures import open_image
-from .procs import append_line, locked, write_json, write_text
+from .procs import append_line, locked, rank, world_size, write_json, write_text
 from .prompts import PROMPTS, Prompt, Rewrite, kind_for, read_prompts
 from .quality import fault, pair_figures, plot_pairs
 
@@ -114,27 +114,58 @@ class SelfInjector:
         self.batch_size = batch_size
         self.options = dict(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         self.source = f"{vlm.name}/{how}" + (f"@{noise_step}" if how == "noisy" else "")
-        self.kept, self._texts = kept, {}
-        for line in Path(kept).read_text("utf-8").splitlines() if kept and Path(kept).exists() else []:
-            try: self._texts |= json.loads(line)
-            except (ValueError, TypeError): pass        # torn by a crash
+        self.kept, self._texts, self._read_to = kept, {}, 0
+        self._read()
 
     def make(self, examples: Iterable[Example], progress: bool = False) -> Iterator[Pair | Refused]:
-        "One answer for each example; a right or an empty one is refused"
+        "One answer for each example; a right or an empty one is refused. Several processes share the work"
         examples = list(examples)
-        for i in tqdm(range(0, len(examples), self.batch_size), disable=not progress, desc=f"answering ({self.how})"):
-            batch = examples[i:i + self.batch_size]
-            images, names = {}, {}
-            for at, example in enumerate(batch):
-                try: images[at], names[at] = open_image(example.image), self._name(example)
-                except (OSError, ValueError, TypeError) as error: yield Refused(example, str(error))
+        batches = [examples[i:i + self.batch_size] for i in range(0, len(examples), self.batch_size)]
+        shared = world_size() > 1 and self.kept
+        for batch in tqdm(batches[rank()::world_size()], "own share", disable=not progress) if shared else ():
+            images, names, _ = self._look(batch)
             if not set(names.values()) <= set(self._texts): self._answer(batch, images, names)
+        for batch in tqdm(batches, disable=not progress, desc=f"answering ({self.how})"):
+            images, names, bad = self._look(batch)
+            yield from bad
+            if shared: self._wait(set(names.values()))
+            elif not set(names.values()) <= set(self._texts): self._answer(batch, images, names)
             for at, name in names.items():
                 example, text = batch[at], self._texts[name]
                 try: yield Pair(example, text, f"self-{self.how}", source=self.source)
                 except ValueError as error:
                     why = "it gave the right answer, word for word" if text == example.answer else str(error)
                     yield Refused(example, why if text.strip() else "it said nothing", text)
+
+    def _look(self, batch):
+        "(pictures, names) by place in the batch, and the examples whose picture cannot be opened"
+        images, names, bad = {}, {}, []
+        for at, example in enumerate(batch):
+            try: images[at], names[at] = open_image(example.image), self._name(example)
+            except (OSError, ValueError, TypeError) as error: bad.append(Refused(example, str(error)))
+        return images, names, bad
+
+    def _read(self):
+        "Take in the lines that have come to the file"
+        if not (self.kept and Path(self.kept).exists()): return
+        with open(self.kept, "rb") as file:
+            file.seek(self._read_to)
+            new = file.read()
+        whole = new[:new.rfind(b"\n") + 1]
+        self._read_to += len(whole)
+        for line in whole.splitlines():
+            try: self._texts |= json.loads(line)
+            except (ValueError, TypeError): pass        # torn by a crash
+
+    def _wait(self, names, patience=1800):
+        "Until other processes have answered, too"
+        since = time.monotonic(), len(self._texts)
+        while not names <= self._texts.keys():
+            self._read()
+            if len(self._texts) > since[1]: since = time.monotonic(), len(self._texts)
+            elif time.monotonic() - since[0] > patience:
+                raise TimeoutError(f"{self.kept}: no process has written an answer for {patience:.0f} s")
+            else: time.sleep(.2)
 
     def _name(self, example):
         about = [self.source, self.options, example.where, example.id, example.prompt]
@@ -205,6 +236,7 @@ def make_pairs(
     images: str | Path | None = None,  # the folder of its pictures
     kinds: str | None = None,          # for world: which kinds, separated by commas
     placement: str = "substitute",     # for world: substitute or insert
+    answers: str = "clean",            # for world: right answers without errors, or own: with the model's own
     how: str = "clean",                # for self: clean, noisy, blind or rewrite
     model: str | None = None,          # for self: a vision-language model; for openai: its name there (gpt-4o-mini)
     base_url: str | None = None,       # for openai, as all that follow: another service
@@ -226,11 +258,14 @@ def make_pairs(
     if batch not in (None, "submit", "status", "collect"):
         raise ValueError(f"batch {batch!r}; expected submit, status or collect")
     if n < 1: raise ValueError(f"n is {n}; expected at least 1")
+    habits = {"clean": world.Habit(), "own": world.FLAWED}
+    if answers not in habits: raise ValueError(f"answers {answers!r}; expected clean or own")
     out, border = Path(out), images
     if data and injector == "openai" and send_image: border = images or Path(data).parent   # nothing else is sent
     with locked(out, "making pairs"):
         maker = _injector(injector, out, settings)
-        examples = pairs.from_llava(data, n, seed, border, progress) if data else world_examples(n, seed)
+        examples = (pairs.from_llava(data, n, seed, border, progress) if data
+                    else world_examples(n, seed, habit=habits[answers]))
         if dry_run: return str(maker.client.estimate(maker.requests(examples)))
         pending = batch and _batch(maker, batch, examples)
         return pending or _write(inject(examples, maker, progress), out, settings)

@@ -95,13 +95,14 @@ def world_examples(
     captions: float = .7,                    # the share of descriptions; the others are questions and reasoning
     splits: tuple = ("typical", "counter"),
     part: str = "pairs",
+    habit: world.Habit = world.Habit(),      # of the writer of the right descriptions
 ) -> list[Example]:
     "Examples about the built-in world, `n` of them, each about a scene of its own"
     rng, made = random.Random(f"examples/{seed}"), []
     for i in range(n):
         scene = world.scenes(rng.choice(splits), part, 1, start=seed * 1_000_000 + i)[0]
         if rng.random() < captions:
-            made.append(world_example(scene, world.DESCRIBE, scene.caption(), "caption", "caption"))
+            made.append(world_example(scene, world.DESCRIBE, scene.caption(habit=habit), "caption", "caption"))
             continue
         task = rng.choice(world.TASKS)
         question = scene.questions([task])[0]

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/workshop/load.ipynb #c235e1a0
-import importlib.resources, importlib.util, json, math, os, warnings
+import importlib.resources, importlib.util, json, math, os, re, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import torch
@@ -219,9 +219,17 @@ def _damage(folder):
             return f"{name} has changed since it was written: train it again"
 
 def _find_adapter(name):
-    "The folder of an adapter; control, stage1 and stage2 are the built-in model's own"
+    "The folder of an adapter: control, stage1 and stage2 are the built-in model's own; owner/name is fetched"
     shipped = _built_in()/"adapters"/str(name)
-    return str(shipped) if not Path(name).exists() and shipped.is_dir() else str(name)
+    if Path(name).exists(): return str(name)
+    if shipped.is_dir(): return str(shipped)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)): return str(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    try: return snapshot_download(str(name), allow_patterns=["adapter_*", "povid.json"])
+    except LocalEntryNotFoundError: why = _REASONS["connect to"]
+    except Exception as error: why = " ".join(str(error).split())[:200]     # of many classes
+    raise FileNotFoundError(f"{name} holds no adapter: {why}")
 
 def _put_on(model, folder):
     "The model with an adapter on; one that lacks matrices is refused"

@@ -6,9 +6,8 @@
 __all__ = ['Looker']
 
 # %% ../nbs/workshop/looker.ipynb #3eed4a60
-import base64, importlib.resources
+import base64
 from collections.abc import Sequence
-from pathlib import Path
 import anywidget, traitlets
 import numpy as np
 from . import shift, viz, world
@@ -32,12 +31,11 @@ def _shares(found, views, words):
     return np.array([[share[tokens].mean() for tokens in words] for share in chosen])
 
 # %% ../nbs/workshop/looker.ipynb #d4adcb11
-_STATIC = Path(str(importlib.resources.files("povid_nb")))/"static"
 _KEPT = ("image", "word", "view", "key", "views", "images", "pictures", "known", "message")   # in a still page
 
 class Looker(anywidget.AnyWidget):
     "An answer whose words can be pressed, and the picture, lit where each word attends; base and tuned side by side"
-    _esm, _css = _STATIC/"looker.js", _STATIC/"looker.css"
+    _esm, _css = viz._sources("looker")
     image, word = (traitlets.Int(0).tag(sync=True) for _ in range(2))
     view, key, answer, message = (traitlets.Unicode(v).tag(sync=True) for v in ("average", "", "", ""))
     views, images, pictures = (traitlets.List().tag(sync=True) for _ in range(3))

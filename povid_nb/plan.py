@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from .branches import Branches, Row, answer_logps
 from .forms import find_form
 from .ledger import Price
-from .load import find_model
+from .load import _read_config, find_model
 from .loss import nll_loss
 from .stages import add_adapter
 from .train import PovidConfig
@@ -120,7 +120,8 @@ def _config(name):
     "The configuration of a model of the list, of a folder, or of a name on the hub"
     known = dict(_MODELS.get(str(name).rpartition("/")[2].lower().removesuffix("-hf").removesuffix("-instruct"), {}))
     if known: return AutoConfig.for_model(known.pop("model_type"), **known)
-    return AutoConfig.from_pretrained(find_model(name), trust_remote_code=False)
+    try: return _read_config(find_model(name))
+    except OSError as error: raise OSError(f"{error}; without a download: {', '.join(_MODELS)}") from None
 
 class _Hollow(VLM):
     "A VLM whose weights have shapes and no content"

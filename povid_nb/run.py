@@ -6,12 +6,13 @@
 __all__ = ['Settings', 'Run', 'run']
 
 # %% ../nbs/workshop/run.ipynb #a33f0c6d
-import gc, hashlib, json, shlex
+import gc, json, shlex, sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from . import coco, formats, measure, report, shift, stats, viz, world
+from . import chair, coco, formats, measure, report, shift, stats, world
+from .lies import scene_of
 from .pictures import open_image
 from .procs import barrier, is_main, locked, patch, write_json, write_text
 from .steps import Steps, set_aside
@@ -24,6 +25,7 @@ class Settings:
     quantize: str | None = None      # "4bit", on an NVIDIA GPU
     data: str | None = None          # pairs: a file, a folder, a name on the hub; None: made for drawn scenes
     images: str | None = None        # folder of their pictures
+    answers: str = "both"            # the right answers about drawn scenes: own (with errors), clean, or both
     pairs: int | None = None         # how many; None: all of `data`, or 800 of drawn scenes
     test_images: str | None = None   # folder of photographs to describe; None: drawn scenes
     annotations: tuple = ()          # what is in them: COCO's JSON files
@@ -42,6 +44,10 @@ class Settings:
         if bool(self.test_images) != bool(self.annotations):
             raise ValueError("photographs are scored against annotations: give both test_images and annotations, "
                              "or neither")
+        if self.answers not in ("own", "clean", "both"):
+            raise ValueError(f"answers is {self.answers!r}; expected own, clean or both")
+        if self.data and self.answers != "both":
+            raise ValueError("answers is about drawn scenes; data brings its own right answers: leave one of them out")
         if self.images and not self.data:
             raise ValueError("images is the folder of the pictures that data names, and there is no data")
 
@@ -58,6 +64,13 @@ class Run:
     "One run of the whole method in a folder"
     def __init__(self, out: str | Path, settings: Settings, fresh: bool = False):
         self.out, self.settings, self.steps, self._vlm = Path(out), settings, Steps(out, fresh), None
+        both = settings.answers == "both"
+        self.kinds = ("given",) if settings.data else ("own", "clean") if both else (settings.answers,)
+        self._phase = 0
+
+    def place(self, answers: str, step: str) -> str:
+        "The name of a step for one kind of right answers; the first kind has the plain names"
+        return step if answers == self.kinds[0] else f"{answers}/{step}"
 
     def model(self, adapter: str | Path | None = None):
         "The model with an adapter on, or without; loaded once"
@@ -76,35 +89,36 @@ class Run:
             options = {k: v for k, v in self.settings.options(name).items() if k not in ("between", "processes")}
             stage_settings(self.model(), stage, self.out/name, self.settings.seed, **options)
 
-    def pairs(self) -> list:
-        "The preference pairs: those given, or rule-based ones about drawn scenes"
+    def pairs(self, answers: str) -> list:
+        "The preference pairs: those given, or rule-based ones about drawn scenes with right answers of one kind"
         from povid_nb.inject import make_pairs
-        from povid_nb.formats import as_pairs
         s = self.settings
-        if s.data: return as_pairs(formats.load(s.data, images=s.images))[:s.pairs]
-        n = s.pairs or 800
-        make = lambda folder: is_main() and make_pairs(n=n, seed=s.seed, out=folder, progress=False)
-        return as_pairs(self.steps("pairs", make, {"n": n, "seed": s.seed})/"pairs.jsonl")
+        if s.data: return formats.as_pairs(formats.load(s.data, images=s.images))[:s.pairs]
+        decides = dict(n=s.pairs or 800, seed=s.seed, answers=answers)
+        make = lambda folder: is_main() and make_pairs(**decides, out=folder, progress=False)
+        return formats.as_pairs(self.steps(self.place(answers, "pairs"), make, decides)/"pairs.jsonl")
 
 # %% ../nbs/workshop/run.ipynb #1914b451
 @patch
-def tune(self: Run, name, found, after=None):
+def tune(self: Run, name, answers, found, after=None):
     "One training: `sft`, `stage1` or `stage2`; returns the folder of its adapter"
     from povid_nb.stages import train
     from povid_nb.train import pairs_digest
     s, stage = self.settings, "2" if name == "stage2" else "1"
-    options = dict(disable_tqdm=not is_main()) | s.options(name)
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    options = dict(disable_tqdm=not (seen and is_main())) | s.options(name)
     def make(folder):
         train(self.model(), found, folder, stage, adapter=after, seed=s.seed, **options)
         if after: self._vlm = None          # stage 1 was merged into its weights
     decides = dict(model=s.model, quantize=s.quantize, pairs=pairs_digest(found), seed=s.seed,
                    train={k: v for k, v in options.items() if k != "disable_tqdm"})
-    return self.steps(name, make, decides, after=["stage1"] if after else [])/"adapter"
+    above = [self.place(answers, "stage1")] if after else []
+    return self.steps(self.place(answers, name), make, decides, above)/"adapter"
 
 # %% ../nbs/workshop/run.ipynb #ab1ee0a0
 @patch
 def judge(self: Run, who, adapter=None):
-    "What a model says of the test pictures: {split: {...}}"
+    "What the model of a step says of the test pictures: {split: {...}}"
     s = self.settings
     how = dict(prompt=s.prompt, batch_size=s.batch_size, max_new_tokens=s.max_new_tokens)
     def look(folder, vlm):
@@ -112,8 +126,13 @@ def judge(self: Run, who, adapter=None):
     decides = dict(model=s.model, quantize=s.quantize, n=s.n, test=[s.test_images, *s.annotations], **how)
     fresh = {}
     make = lambda folder: fresh.update(look(folder, self.model(adapter)))
-    folder = self.steps(f"said/{who}", make, decides, after=[who] if adapter else [])
-    return fresh or look(folder, self.model(adapter))               # all answers are there: they are only read
+    place, _, name = who.rpartition("/")
+    folder = self.steps("/".join(filter(None, (place, "said", name))), make, decides, after=[who] if adapter else [])
+    found = fresh or look(folder, self.model(adapter))              # all answers are there: they are only read
+    for split, m in found.items():
+        wrong, named = (100 * m["chair"][key].value for key in ("chair_s", "recall"))
+        self.say(f"   {split}: {wrong:.1f} % of the captions hallucinate, {named:.1f} % of the objects are named")
+    return found
 
 @patch
 def photographs(self: Run, vlm, folder, how):
@@ -167,7 +186,7 @@ def _draw_drift(found):
 
 # %% ../nbs/workshop/run.ipynb #5f250abc
 @patch
-def looks(self: Run, found, adapters, most=200):
+def looks(self: Run, found, adapters, most=100):
     "The image share of each class of word, on the first answers of the untouched model: {model: {class: interval}}"
     from povid_nb import attention
     split = list(found["base"])[-1]
@@ -204,26 +223,41 @@ def _draw_looks(measured):
 
 # %% ../nbs/workshop/run.ipynb #beb3fd97
 @patch
+def models(self: Run):
+    "Pairs, adapters, and what all models say: three times {answers: ...}; does what is not done yet"
+    self.phase("preference pairs")
+    pairs = {answers: self.pairs(answers) for answers in self.kinds}
+    self.phase(f"what the model says before training, {self.settings.n} pictures of each split")
+    base, adapters, found = self.judge("base"), {}, {}
+    for answers, chosen in pairs.items():
+        adapters[answers], found[answers] = {}, {"base": base}
+        for name in ("sft", "stage1", "stage2"):
+            self.phase(f"{report.MODELS[name].label}, {len(chosen)} pairs, {report.ANSWERS[answers]}")
+            after = adapters[answers]["stage1"] if name == "stage2" else None
+            adapters[answers][name] = self.tune(name, answers, chosen, after)
+            found[answers][name] = self.judge(self.place(answers, name), adapters[answers][name])
+    return pairs, adapters, found
+
+@patch
 def go(self: Run):
     "Do what is not done yet, and write the report; returns its path"
-    s = self.settings
-    self.say("1 of 6: preference pairs")
-    chosen = self.pairs()
-    self.say(f"2 of 6: what the model says before training, {s.n} pictures of each split")
-    found, adapters = {"base": self.judge("base")}, {}
-    for i, name in enumerate(("sft", "stage1", "stage2"), 3):
-        self.say(f"{i} of 6: {report.MODELS[name].label}, {len(chosen)} pairs")
-        adapters[name] = self.tune(name, chosen, after=adapters["stage1"] if name == "stage2" else None)
-        found[name] = self.judge(name, adapters[name])
-    self.say("6 of 6: figures and report")
-    figures = [self.figure("What noise brings out", lambda: self.drift_figure(chosen, adapters["stage2"])),
-               self.figure("Where it looks", lambda: self.looks_figure(found, adapters))]
-    if is_main(): self.write(chosen, found, figures)
+    pairs, adapters, found = self.models()
+    main = self.kinds[0]
+    self.phase("figures and report")
+    figures = [self.figure("What noise brings out", lambda: self.drift_figure(pairs[main], adapters[main]["stage2"])),
+               self.figure("Where it looks", lambda: self.looks_figure(found[main], adapters[main]))]
+    if is_main(): self.write(pairs, found, figures)
+    self.say(_table(found))
     return self.out/"report.html"
 
 @patch
 def say(self: Run, text):
     if is_main(): print(text, flush=True)
+
+@patch
+def phase(self: Run, text):
+    self._phase += 1
+    self.say(f"{self._phase} of {3 + 3 * len(self.kinds)}: {text}")
 
 # %% ../nbs/workshop/run.ipynb #70437012
 @patch
@@ -256,37 +290,58 @@ def looks_figure(self: Run, found, adapters):
 
 # %% ../nbs/workshop/run.ipynb #d398e7e4
 @patch
-def write(self: Run, chosen, found, figures):
+def write(self: Run, pairs, found, figures):
     "The folder's records, and the report"
-    s, seconds = self.settings, self.steps.seconds
+    s, seconds, main = self.settings, self.steps.seconds, self.kinds[0]
     numbers = {title: values for title, _, _, _, values in figures}
     again = {"command": _command(s, self.out), "seconds": seconds}
-    write_json(self.out/"run.json", {"settings": asdict(s), "versions": stats.versions()} | again)
-    write_json(self.out/"report.json", _as_json(found) | again | {"differences": _differences(found),
-                                                                  "attention": numbers["Where it looks"]})
+    adapters = {who: f"{self.steps.folders[who].name}/adapter" for who in found[main] if who != "base"}
+    about = {"settings": asdict(s), "versions": stats.versions(), "adapters": adapters}
+    write_json(self.out/"run.json", about | again)
+    each = {answers: _as_json(of) | {"differences": _differences(of)} for answers, of in found.items()}
+    about = {"attention": numbers["Where it looks"], "answers": main}
+    write_json(self.out/"report.json", each.pop(main) | again | about | {"beside": each})
     log = lambda who: json.loads(next(self.steps.folders[who].glob("stage*/log.json")).read_text())
-    logs = {who: log(who) for who in found if who != "base"}
-    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(p.kind for p in chosen).items()))
-    tested = sum(t for name, t in seconds.items() if name.startswith("said/"))
-    steps = [("Pairs.", f"{len(chosen)} right answers, each with a dispreferred one about the same picture ({kinds}).",
-              seconds.get("pairs", 0)),
-             ("Control.", "The right answers alone, by ordinary fine-tuning.", seconds["sft"]),
-             ("Stage 1.", "The right answer should gain more than the dispreferred one.", seconds["stage1"]),
-             ("Stage 2.", "It should also gain more than what the model says when noise hides the picture.",
-              seconds["stage2"]),
-             ("Test.", "All four models describe the same pictures and answer the same questions.", tested)]
-    examples = {p.kind: p for p in reversed(chosen) if p.task != "question"}.values()      # the first of each kind
-    page = report.report_page(found, s.model or "tiny", steps, examples, logs, [figure[:4] for figure in figures],
-                       again["command"], asdict(s))
+    logs = {who: log(who) for who in found[main] if who != "base"}
+    examples = {p.kind: p for p in reversed(pairs[main]) if p.task != "question"}.values()   # the first of each kind
+    page = report.report_page(found, s.model or "tiny", self.made(pairs), examples, logs,
+                              [figure[:4] for figure in figures], again["command"], asdict(s))
     write_text(self.out/"report.html", page)
-    self.say(_headline(found))
 
-def _headline(found):
-    "CHAIR_s and recall of all models on the last split, one line"
-    split = list(found["base"])[-1]
-    of = lambda who: (100 * found[who][split]["chair"][name].value for name in ("chair_s", "recall"))
-    told = "; ".join("{} {:.1f} ({:.1f})".format(report.MODELS[who].label, *of(who)) for who in found)
-    return f"captions that hallucinate, % (recall, %), {split}: {told}"
+@patch
+def made(self: Run, pairs):
+    "What was done: (title, text, seconds) of each step, for all kinds of right answers together"
+    some = pairs[self.kinds[0]]
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(p.kind for p in some).items()))
+    text = f"{len(some)} right answers, each with a dispreferred one about the same picture ({kinds})."
+    for answers in (a for a in pairs if a != "given"):
+        text += f" Of the descriptions among the {report.ANSWERS[answers]}, {_flawed(pairs[answers])} hallucinate."
+    spent = lambda step: sum(t for name, t in self.steps.seconds.items() if name.removeprefix("clean/") == step)
+    tested = sum(t for name, t in self.steps.seconds.items() if "said/" in name)
+    return [("Pairs.", text, spent("pairs")),
+            ("Control.", "The right answers alone, by ordinary fine-tuning.", spent("sft")),
+            ("Stage 1.", "The right answer should gain more than the dispreferred one.", spent("stage1")),
+            ("Stage 2.", "It should also gain more than what the model says when noise hides the picture.",
+             spent("stage2")),
+            ("Test.", "All models describe the same pictures and answer the same questions.", tested)]
+
+def _flawed(pairs):
+    "The share of the right descriptions of drawn scenes that name something absent"
+    described = [(p.chosen, scene_of(p.example).objects) for p in pairs if p.task == "caption"]
+    scored = chair.score(*zip(*described), measure.VOCABULARY) if described else None
+    return f"{100 * scored.chair_s:.0f} %" if scored else "none"
+
+def _table(found):
+    "Captions that hallucinate, and objects named, of all models on all splits: lines of text"
+    base = next(iter(found.values()))["base"]
+    cell = lambda i: "{:.1f} ({:.0f}-{:.0f})".format(*(100 * v for v in i)).rjust(15)
+    line = lambda who, m: f"{report.MODELS[who].label:30}" + "".join(
+        cell(m[split]["chair"][key]) for split in base for key in ("chair_s", "recall"))
+    lines = ["in percent, with 95 % intervals", " " * 30 + "".join(f"{split:>30}" for split in base),
+             " " * 30 + "".join(f"{name:>15}" for name in ("hallucinate", "named")) * len(base), line("base", base)]
+    for answers, of in found.items():
+        lines += [f"-- {report.ANSWERS[answers]}"] + [line(who, m) for who, m in of.items() if who != "base"]
+    return "\n".join(lines)
 
 def _as_json(found):
     "Every figure with its interval and protocol"

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/workshop/shell.ipynb #5e110003
-import functools, json, os, signal
+import functools, json, os, re, signal, sys
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 import typer
@@ -42,41 +42,166 @@ def _settings(ctx: typer.Context, file: Optional[Path]):
     return file
 
 def _option(type, help, *flags, **more): return Annotated[type, typer.Option(*flags, help=help, **more)]
-def _argument(type, help): return Annotated[type, typer.Argument(help=help)]
+def _argument(type, help, **more): return Annotated[type, typer.Argument(help=help, **more)]
 
-_Config = _option(Optional[Path], "A YAML file with any of these options, or the name of one of the package's.",
-                  callback=_settings, is_eager=True)
-_Model = _option(Optional[str], "A name on the hub or a folder; left out: the built-in model.")
-_Adapter = _option(Optional[Path], "Folder of a trained adapter; or stage2, stage1, control.")
-_Quantize = _option(Optional[Literal["4bit"]], "The model's weights in 4 bits, on an NVIDIA GPU.")
-_Seed = _option(int, "The seed of everything random.")
+_Config = _option(Optional[Path], "Settings file (YAML) with any of these options; or a shipped one, such as "
+                  "llava-1.5-7b.", callback=_settings, is_eager=True)
+_Model = _option(Optional[str], "Name on the hub, or a folder.", show_default="the built-in model")
+_Adapter = _option(Optional[str], "Trained adapter: a folder, owner/name on the hub, or stage2, stage1, control of "
+                   "the built-in model.")
+_Quantize = _option(Optional[Literal["4bit"]], "Load the model's weights in 4 bits (NVIDIA GPU).")
+_Seed = _option(int, "Seed of everything random.")
 _Images = _option(Optional[Path], "Folder of the pictures that the data name.")
-_Prompt = _option(Optional[str], "The question; left out: a description is asked for.")
+_Prompt = _option(Optional[str], "What to ask for.", show_default="a description")
+_Json = _option(bool, "Print one JSON document.", "--json")
+_Set = _option(list[str], "A training setting, as name=value. Before the name, stage1., stage2. or sft. limits it to "
+               "that part. May be repeated.", "--set")
+
+# %% ../nbs/workshop/shell.ipynb #a6a7f284
+_EXAMPLES = {
+    "run": ("run --config demo", "run --answers clean --set learning_rate=1e-3",
+            "run --model llava-hf/llava-1.5-7b-hf --data pairs.json"),
+    "describe": ("describe photo.jpg", "describe photo.jpg --adapter stage2 --question \"Is there a knife?\" --json"),
+    "train": ("train --data runs/pairs", "train --data pairs.json --images coco --quantize 4bit --stage 1",
+              "train --data runs/pairs --set report_to=tensorboard --set logging_steps=5"),
+    "eval": ("eval", "eval --adapter stage2 --limit 100",
+             "eval --bench pope --questions random.json --answers answers.jsonl",
+             "eval --annotations instances_val2014.json --captions captions.jsonl --json"),
+    "shift": ("shift photo.jpg --prefix \"There is a\" --steps 0:1000:100",),
+    "attend": ("attend photo.jpg --words fork,knife --adapter stage2",),
+    "push": ("push runs/demo --out runs/packed",
+             "push runs/mine --scores runs/eval --repo-id me/smolvlm-povid --dry-run"),
+    "share": ("share runs/demo --space runs/space",),
+    "pretrain": ("pretrain --out runs/tiny",),
+    "lab": ("lab", "lab ablation --full"),
+    "doctor": ("doctor", "doctor --json"),
+    "plan": ("plan --model qwen2.5-vl-3b --gpu l4 --data 1000",),
+    "serve": ("serve", "serve runs/demo"),
+    "make": ("pairs make --n 500", "pairs make --injector openai --data llava.json --images coco --dry-run"),
+    "report": ("pairs report runs/pairs",)}
+
+def _assigned(settings):
+    "['rank=64', 'stage2.noise_step=600'] as {'rank': 64, 'stage2': {'noise_step': 600}}"
+    given = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set {text}: expected name=value, as in --set learning_rate=1e-5 "
+                             "or --set stage2.noise_step=600")
+        try: value = json.loads(value)
+        except ValueError: pass      # a plain word
+        part, _, name = name.rpartition(".")
+        (given.setdefault(part, {}) if part else given)[name] = value
+    return given
+
+def _tuned(model, adapter, quantize=None):
+    "The model, with an adapter on that was trained on its weights"
+    from povid_nb.load import _find_adapter
+    from povid_nb.vlm import VLM
+    adapter = adapter and _find_adapter(adapter)
+    vlm = VLM.load(model, quantize=quantize)
+    if not adapter: return vlm
+    from povid_nb.stages import put_on_adapter
+    put_on_adapter(vlm, adapter)
+    return vlm
 
 # %% ../nbs/workshop/shell.ipynb #5e110006
 _EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
+_FULL = re.compile("No space left|File too large|Disk quota exceeded|PytorchStreamWriter failed")
 
-def _interrupt(number, frame): raise KeyboardInterrupt
+def _line(error):
+    "What an error says, in one line; where the disk is full, also what to do"
+    text = " ".join(str(error).split())
+    if _FULL.search(text): return f"the disk is full ({text}); free some space, and the same command goes on from here"
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename:
+        return f"{error.filename} is a file or lies under one; a folder is expected: name another"
+    if isinstance(error, _EXPECTED): return text
+    return f"unexpected {type(error).__name__} (POVID_DEBUG=1 shows where): {text}"
+
+def _close_bars():
+    "End the progress bars, so that what follows has a line of its own"
+    for bar in list(getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())): bar.close()
 
 def _verb(app, examples, function):
     "Register a verb of `app`; its errors become one line, and its help ends with its examples"
     @functools.wraps(function)
     def careful(*args, **kwargs):
-        signal.signal(signal.SIGTERM, _interrupt)
+        asked = []
+        def interrupt(number, frame):
+            asked.append(number)
+            raise KeyboardInterrupt
+        for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, interrupt)
         try: return function(*args, **kwargs)
         except typer.Exit: raise               # typer's own way out, although it is a RuntimeError
-        except KeyboardInterrupt:
-            typer.echo("stopped; the same command goes on from here", err=True)
-            raise typer.Exit(130)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
+            _close_bars()
+            if asked or isinstance(error, KeyboardInterrupt):    # compiled code may make another error of it
+                typer.echo("stopped; the same command goes on from here", err=True)
+                raise typer.Exit(130)
             if os.environ.get("POVID_DEBUG"): raise
-            expected = isinstance(error, _EXPECTED)
-            kind = "" if expected else f"unexpected {type(error).__name__} (POVID_DEBUG=1 shows where): "
-            typer.echo(f"error: {kind}{' '.join(str(error).split())}", err=True)
+            typer.echo(f"error: {_line(error)}", err=True)
             raise typer.Exit(1)
     name = function.__name__.strip("_")
     shown = "\n".join(["\b\nExamples:", *(f"  povid {words}" for words in examples.get(name, ()))])
     return app.command(name=name, epilog=shown if name in examples else None)(careful)
+
+# %% ../nbs/workshop/shell.ipynb #412e0b27
+def _trained(settings, options):
+    from itertools import islice
+    from povid_nb import formats, stages
+    from povid_nb.procs import is_main, leave, own_device, world_size
+    from povid_nb.vlm import VLM
+    world_size(settings.get("processes"))
+    source, out = Path(settings["data"]), settings["out"]
+    source = source/"pairs.jsonl" if (source/"pairs.jsonl").is_file() else settings["data"]
+    some = formats.as_pairs(islice(formats.load(source, images=settings.get("images")), settings.get("limit")))
+    vlm = VLM.load(settings.get("model"), device=own_device(), quantize=settings.get("quantize"))
+    if is_main(): _keep(out/"train.yaml", settings)
+    stages.train(vlm, some, out, settings["stage"], settings.get("between"), settings.get("adapter"),
+                 seed=settings["seed"], callbacks=[_phases(len(some))], **options)
+    if world_size() > 1: leave()
+    return out/"adapter"
+
+def _phases(n):
+    "A callback that says which stage begins, above its progress bar"
+    from transformers import TrainerCallback
+    class Phases(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            done = f", {state.global_step} are done" if state.global_step else ""
+            text = f"{Path(args.output_dir).name}: {n} pairs, {state.max_steps} steps{done}"
+            if state.is_world_process_zero: typer.echo(text)
+    return Phases()
+
+def _keep(file, settings):
+    "What was asked for, ready for --config; the first call's stays"
+    if file.exists(): return
+    import yaml
+    from povid_nb.procs import write_text
+    write_text(file, yaml.safe_dump({name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}))
+
+# %% ../nbs/workshop/shell.ipynb #19f5a0cc
+def _json(value): return json.dumps(value, indent=1, ensure_ascii=False)
+
+def _harness(harness, bench, model, adapter, out, limit, seed, kind, files):
+    "Tasks of another harness; its own files are its business"
+    from povid_nb.harness import lmms_eval, vlmevalkit
+    own = {"include": files.pop("data")} if harness == "lmms-eval" else {}     # a folder of tasks
+    if odd := [name for name, value in files.items() if value]:
+        raise ValueError(f"{harness} brings its own: leave out --{', --'.join(odd).replace('_', '-')}")
+    run = lmms_eval if harness == "lmms-eval" else vlmevalkit
+    return run(model, bench.split(","), out, adapter, kind=kind, limit=limit, seed=seed, **own)
+
+def _show_scores(scores, as_json):
+    "One JSON document, or a table a benchmark"
+    document = {name: score.to_dict() for name, score in scores.items()}
+    typer.echo(_json(document) if as_json else "\n\n".join(s.table() for s in scores.values()))
+
+def _show_differences(found, verdict, as_json):
+    "Paired differences with intervals and p"
+    document = {name: {k: c._asdict() for k, c in values.items()} for name, values in found.items()}
+    lines = [f"{name:22} {k:24} {c}" for name, values in found.items() for k, c in values.items()]
+    lines = [*verdict, "second minus first, 95 %:", *lines]
+    typer.echo(_json(document) if as_json else "\n".join(lines))
 
 # %% ../nbs/workshop/shell.ipynb #5e110008
 def _described(vlm, photos, question=None, max_new_tokens=128):

@@ -293,10 +293,12 @@ def _write_result(parts, folder):
     if len(parts) == 2: _joined(*parts, folder)
     else:
         for name in _ADAPTER: write_bytes(folder/name, (parts[0]/name).read_bytes())
-    record = _read_record(parts[0]) or {}
+    records = [_read_record(part) or {} for part in parts]
+    stages = [own for record in records for own in record.get("stages", [record])]
     files = {name: steps._digest_of_file(folder/name) for name in _ADAPTER}
-    stage = "both" if len(parts) == 2 else record.get("stage")
-    write_json(folder/_RECORD, record | {"stage": stage, "made_of": [str(part) for part in parts], "files": files})
+    stage = "both" if len(parts) == 2 else records[0].get("stage")
+    of = {"stage": stage, "stages": stages, "made_of": [str(part) for part in parts], "files": files}
+    write_json(folder/_RECORD, records[0] | of)
 
 # %% ../nbs/workshop/stages.ipynb #5070c212
 def train(

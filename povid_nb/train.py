@@ -89,8 +89,9 @@ def pairs_digest(
     data: Iterable,   # of pairs
 ) -> dict:
     "How many pairs there are, and a digest of their content"
-    keys = [pair.key for pair in data]
-    return {"count": len(keys), "content": hashlib.blake2b(" ".join(keys).encode(), digest_size=12).hexdigest()}
+    seal, n = hashlib.blake2b(digest_size=12), 0
+    for n, pair in enumerate(data, 1): seal.update(f"{' ' * (n > 1)}{pair.key}".encode())
+    return {"count": n, "content": seal.hexdigest()}
 
 # %% ../nbs/workshop/train.ipynb #736bc54a
 class PairData(torch.utils.data.Dataset):
@@ -102,15 +103,17 @@ class PairData(torch.utils.data.Dataset):
         room: int = 2**31,               # bytes of pixels to keep
     ):
         self.reader, self.max_length, self.room, self.rows = Reader(vlm), max_length, room, {}
-        given = as_pairs(data)
+        self.pairs = given = as_pairs(data)
         if not given: raise ValueError("there are no pairs to train on")
-        self.pairs = given
         self.refused = self._refused()
         bad = {i for i, _ in self.refused}
-        good = [i for i in range(len(given)) if i not in bad]
-        self.rows = {new: self.rows[old] for new, old in enumerate(good) if old in self.rows}
-        self.pairs, self.refused = [given[i] for i in good], [(given[i].id, why) for i, why in self.refused]
-        if not good: raise ValueError(f"none of the {len(given)} pairs can be used; the first: {self.refused[0][1]}")
+        if len(bad) == len(given):
+            raise ValueError(f"none of the {len(given)} pairs can be used; the first: {self.refused[0][1]}")
+        self.refused = [(given[i].id, why) for i, why in self.refused]
+        if bad:
+            good = [i for i in range(len(given)) if i not in bad]
+            self.rows = {new: self.rows[old] for new, old in enumerate(good) if old in self.rows}
+            self.pairs = given.take(good) if hasattr(given, "take") else [given[i] for i in good]
         if bad and is_main():
             warnings.warn(f"{len(bad):,} of {len(given):,} pairs were set aside; the first: {self.refused[0][1]}")
 
@@ -119,7 +122,7 @@ class PairData(torch.utils.data.Dataset):
         shared = world_size() > 1 and torch.distributed.is_initialized()
         first, step = (rank(), world_size()) if shared else (0, 1)
         found = []
-        for i in tqdm(range(first, len(self.pairs), step), desc="reading pairs", disable=not is_main(), delay=5):
+        for i in tqdm(range(first, len(self.pairs), step), "reading pairs", disable=None if is_main() else 1, delay=5):
             try: self[i]
             except (OSError, ValueError, TypeError) as error: found.append((i, str(error)))
         if not shared: return found
@@ -131,8 +134,8 @@ class PairData(torch.utils.data.Dataset):
 
     def __getitem__(self, i):
         if i in self.rows: return self.rows[i]
-        row = encode(self.reader, self.pairs[i], self.max_length)
-        item = {"row": row, "pair": self.pairs[i], "key": row.key()}
+        row = encode(self.reader, pair := self.pairs[i], self.max_length)
+        item = {"row": row, "pair": pair, "key": row.key()}
         if len(self.pairs) * sum(value.nbytes for value in row.images.values()) <= self.room: self.rows[i] = item
         return item
 

@@ -23,17 +23,12 @@ def world_pairs(
     n: int = 800, seed: int = 0,
     kinds: Sequence[str] | None = None,      # of lies; None: all
     placement: str = "substitute",           # or "insert", for a sentence of its own
-    habit: world.Habit = world.Habit(),        # of the writer of the right descriptions
     **examples,                              # of `lies.world_examples`
 ) -> list:
     "Preference pairs of the built-in world"
     from povid_nb.inject import Refused, WorldInjector
-    from povid_nb.lies import LIES, world_example, world_examples
-    def rewritten(e):
-        if e.task != "caption" or habit == world.Habit(): return e
-        return world_example(e.image, e.prompt, e.image.caption("caption", habit), "caption", "caption")
-    injector = WorldInjector(kinds or tuple(LIES), placement, seed)
-    made = injector.make(map(rewritten, world_examples(n, seed, **examples)))
+    from povid_nb.lies import LIES, world_examples
+    made = WorldInjector(kinds or tuple(LIES), placement, seed).make(world_examples(n, seed, **examples))
     return [p for p in made if not isinstance(p, Refused)]
 
 def own_pairs(vlm: Any, made: Sequence, batch_size: int = 64) -> list:
@@ -61,7 +56,8 @@ def _counts(measured):
     return {k: [int(v) for v in values] for k, values in kept.items()}
 
 def _sums(table): return SimpleNamespace(**{k: sum(v) for k, v in table.items()})
-def _scores(table): return {name: float(of(_sums(table))) for name, of in _MEASURES.items()}
+def _measures(table): return {name: of for name, of in _MEASURES.items() if name != "pope" or "asked" in table}
+def _scores(table): return {name: float(of(_sums(table))) for name, of in _measures(table).items()}
 
 def _trial(steps, name, seed, pairs, options, model=None, part="test", n=300):
     "One contestant with one seed: {split: counts}; done once, in the folder `name/seed`"
@@ -87,15 +83,17 @@ def _summarise(found, draws=2000, level=.95):
     scores = {split: _resampled(runs[split], draws) for split in splits}
     tails = [50 * (1 - level), 50 * (1 + level)]
     interval = lambda x: [float(x[0]), *map(float, np.percentile(x[1:], tails))]
-    each = lambda of: {split: {m: interval(of(scores[split], m)) for m in _MEASURES} for split in splits}
+    measures = _measures(next(iter(next(iter(found.values())).values()))[splits[0]])
+    each = lambda of: {split: {m: interval(of(scores[split], m)) for m in measures} for split in splits}
     means = {who: each(lambda s, m: s[who][m]) for who in found}
     pairs = [(a, b) for a in found for b in found if a != b]
     return means, {f"{b} - {a}": each(lambda s, m: s[b][m] - s[a][m]) for a, b in pairs}
 
 def _resampled(runs, draws):
     "For each contestant and measure the mean over seeds, first as it is, then of every resample"
-    rng, out = np.random.default_rng(0), {who: {m: [] for m in _MEASURES} for who in runs}
     names = list(next(iter(runs.values()))[0])
+    rng, measures = np.random.default_rng(0), _measures(names)
+    out = {who: {m: [] for m in measures} for who in runs}
     tables = {who: np.array([[r[k] for k in names] for r in rs], float) for who, rs in runs.items()}
     scenes = next(iter(tables.values())).shape[2]                                   # [seeds, counts, scenes]
     for draw in range(draws + 1):
@@ -103,7 +101,7 @@ def _resampled(runs, draws):
         for who, table in tables.items():
             seeds = rng.integers(0, len(table), len(table)) if draw else np.arange(len(table))
             sums = SimpleNamespace(**dict(zip(names, (table @ weight).T)))
-            for m, of in _MEASURES.items(): out[who][m].append(of(sums)[seeds].mean())
+            for m, of in measures.items(): out[who][m].append(of(sums)[seeds].mean())
     return {who: {m: np.array(v) for m, v in ms.items()} for who, ms in out.items()}
 
 # %% ../nbs/workshop/trials.ipynb #1865bc23
@@ -158,8 +156,9 @@ _NAMES = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "recall": "recall", "words
 def result_table(result: Mapping, splits: Sequence[str] = ("typical", "counter")) -> str:
     "What `compete` found, as Markdown: a row for each contestant, in percent (words as they are)"
     def cell(m, v): return f"{v[0]:.1f}" if m == "words" else "{:.1f} ({:.1f}-{:.1f})".format(*(100 * x for x in v))
-    head = ["", *(name + f", {split}" * (len(splits) > 1) for name in _NAMES.values() for split in splits)]
-    cells = lambda values: [cell(m, values[split][m]) for m in _NAMES for split in splits]
+    there = [m for m in _NAMES if m in next(iter(result["means"].values()))[splits[0]]]
+    head = ["", *(_NAMES[m] + f", {split}" * (len(splits) > 1) for m in there for split in splits)]
+    cells = lambda values: [cell(m, values[split][m]) for m in there for split in splits]
     rows = [[who, *cells(values)] for who, values in result["means"].items()]
     return "\n".join("| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *rows))
 

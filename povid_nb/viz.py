@@ -26,8 +26,9 @@ def style() -> None:
         "legend.frameon": False, "svg.hashsalt": "povid_nb"})
 
 # %% ../nbs/workshop/viz.ipynb #1abb1b79
-_STYLES = {"wrong": f"color:{COLOURS['wrong']};font-weight:600;text-decoration:underline wavy 1px",
-           "right": f"color:{COLOURS['right']};font-weight:600"}
+_STYLES = {"wrong": f"font-weight:600;background:{COLOURS['wrong']}33;"
+                    f"text-decoration:underline wavy {COLOURS['wrong']}",
+           "right": f"font-weight:600;background:{COLOURS['right']}33"}      # words keep the page's own colour
 
 def _spans(text, items):
     "Places (start, end) of the given words in the text; places are passed on as they are"
@@ -116,16 +117,22 @@ def table(
     top = f"<thead>{line(head, 'th')}</thead>" if head else ""
     return f"<table>{top}<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table>"
 
-def _embedded(
+def _sources(
     widget: str,     # its files are static/WIDGET.js and static/WIDGET.css
+) -> tuple[str, str]:
+    "A widget's module, with what all of them share before it, and its styles"
+    read = lambda name: (importlib.resources.files("povid_nb")/"static"/name).read_text(encoding="utf-8")
+    return re.sub(r"^import .*\n", "", read("widget.js") + read(f"{widget}.js"), flags=re.M), read(f"{widget}.css")
+
+def _embedded(
+    widget: str,
     state: Mapping,
     url: str, alt: str, lines: Iterable,   # where scripts do not run, as on GitHub: a picture, and what to read
 ) -> str:
     "A widget as a piece of a web page, without a kernel"
     state = json.dumps(state, separators=(",", ":")).replace("<", "\\u003c")   # no text can end the script
     name = "povid-" + hashlib.sha256(state.encode()).hexdigest()[:8]
-    folder = importlib.resources.files("povid_nb")/"static"
-    style, script = ((folder/f"{widget}.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    script, style = _sources(widget)
     start = f"render({{model: still({state}), el: document.getElementById('{name}')}});"
     hint = "Run this cell (or trust the notebook) to get the widget itself."
     text = "".join(f"<p>{html.escape(line)}</p>" for line in [*lines, hint])

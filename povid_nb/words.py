@@ -19,6 +19,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 def _spell(vlm, prompt, prefix, words):
     "Token ids of the beginning of an answer, and of each word behind it: a tuple, and a list of tuples"
     stem, space, prefix = vlm.text(prompt), vlm.between(), prefix.strip()
+    for text in (prefix, *words):
+        if vlm.image_token in text or vlm.image_mark in text:
+            raise ValueError(f"{text!r} holds {vlm.image_token!r}, which stands for the picture: leave it out")
     ids = tuple(vlm.tokens_after(stem, space + prefix)) if prefix else ()
     if prefix: stem, space = stem + space + prefix, " "
     gap = lambda word: space if word[0].isalnum() or not prefix else ""

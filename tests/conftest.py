@@ -3,7 +3,7 @@ import os, shutil, socket
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg",
                   OMP_WAIT_POLICY="PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 def name_operators():
     """torchvision from PyPI wants CUDA; beside a torch for CPUs its Python part runs once its operators have names

@@ -1,7 +1,7 @@
 """The tuned adapters that ship with the built-in model, taken from a finished run:
 
-    povid run --out runs/demo --set learning_rate=1e-3
-    python -m tools.adapters runs/demo
+    povid run --out runs/clean --answers clean --set learning_rate=1e-3
+    python -m tools.adapters runs/clean
 """
 import json, re, sys
 from pathlib import Path
@@ -36,7 +36,7 @@ def ship(run):
         save_file(tensors, target/"adapter_model.safetensors", metadata={"format": "pt"})
         config = json.loads((source/"adapter_config.json").read_text()) | {"base_model_name_or_path": "tiny"}
         (target/"adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-        card = CARD.format(name=name, what=WHAT[name], command=re.sub(r"--out \S+", "--out runs/demo", report["command"]), chair_s=percent(step, "chair_s"),
+        card = CARD.format(name=name, what=WHAT[name], command=re.sub(r"--out \S+", "--out runs/clean", report["command"]), chair_s=percent(step, "chair_s"),
                            before=percent("base", "chair_s"), recall=percent(step, "recall"))
         (target/"README.md").write_text(card)
     return sum(file.stat().st_size for file in TARGET.rglob("*.*"))

@@ -1,7 +1,7 @@
 """Builds the site with nbdev and Quarto: python -m tools.docs
 With --prepare it stops before Quarto, with the prepared notebooks in _proc.
 
-With what `make live` has built, or can build here, the site has the live page too, and some pages lead to it.
+With what `make live` has built, or can build here, the site has the live page too, and lessons that link to it can open it.
 
 A page of the course is its notebook, code included. nbdev would show of an exported cell only the signatures.
 """
@@ -15,28 +15,34 @@ from nbdev.serve import proc_nbs
 
 EXPORTS = {"export", "exports", "exporti"}
 LINK = re.compile(r"(\[[^]]*\]\([^)]*\)|`(?:\w+\.)*_\w+`)")     # a link, or a private name, which has no anchor
+ROOT = Path(__file__).parents[1]
+BUILT = ROOT/"build"/"live"
+FRAME = """
+
+```{{=html}}
+<details><summary>Open it here (11 MB)</summary><iframe src="live.html{place}" title="The live page" loading="lazy" style="width:100%;height:46rem;border:1px solid #8886;border-radius:8px"></iframe></details>
+```"""
 
 
-BUILT = Path(__file__).parents[1]/"build"/"live"
-LIVE = {     # page -> what the live page shows there, and what to say of it
-    "index": ("", "Watch it name what is not there, and turn the dial that cures it"),
-    "00_start": ("#scene=table;grey.fork.3;white.plate.1;yellow.bowl.8", "Compose a trap of your own, and turn the dial"),
-    "04_shift": ("#scene=table;grey.fork.3;white.plate.1;yellow.bowl.8&noise=300", "Move the noise, and watch the next word"),
-    "09_attention": ("#scene=table;grey.fork.3;white.plate.1;yellow.bowl.8&dial=1", "Press a word, and see where the model looks")}
+def with_frame(source):
+    "Below a paragraph of a lesson that links to the live page, the page itself in a fold that loads when it is opened; nothing where it is not built"
+    if not (BUILT/"live.html").exists(): return source
+    link = re.compile(r"^(?!\|)[^\n]*\[[^]]+\]\(" + re.escape(home() + "live.html") + r"(#[^)]*)?\)[^\n]*$", re.MULTILINE)
+    return link.sub(lambda match: match[0] + FRAME.format(place=match[1] or ""), source, count=1)
 
 
-def live_cell(name):
-    "A link to the live page, and the page itself in a fold that loads when it is opened; nothing where it is not built"
-    if name not in LIVE or not (BUILT/"live.html").exists(): return None
-    place, say = LIVE[name]
-    frame = f'<iframe src="live.html{place}" title="The live page" loading="lazy" style="width:100%;height:46rem;border:1px solid #8886;border-radius:8px"></iframe>'
-    return (f'**[{say}](live.html{place})**: the model runs in your browser.\n\n'
-            f'```{{=html}}\n<details><summary>Open it here (11 MB)</summary>{frame}</details>\n```')
+def home(): return f"{get_config().doc_host}{get_config().doc_baseurl}/"
 
 
 def copy_live(site):
-    "The live page, with its model, into the site"
-    for file in BUILT.glob("*") if (BUILT/"live.html").exists() else (): shutil.copy(file, site)
+    "The live page, with its model, into the site; where it is not built, a page of that name with a picture of it"
+    if (BUILT/"live.html").exists(): return [shutil.copy(file, site) for file in BUILT.glob("*")] and None
+    page = (ROOT/"live"/"src"/"live.html").read_text(encoding="utf-8")
+    page = re.sub(r"<main.*?</main>|<script.*?</script>|<noscript><style>.*?</noscript>|</?noscript[^>]*>|<p>Built by.*?</p>", "", page, flags=re.DOTALL)
+    page = page.replace("The model runs in your browser, which needs JavaScript and WebAssembly.", "This copy of the site was built without the model; <code>make live</code> builds it.")
+    (Path(site)/"live.html").write_text(page, encoding="utf-8")
+    shutil.copy(ROOT/"live"/"src"/"live.css", site)
+    shutil.copy(ROOT/"nbs"/"images"/"live.png", site)
 
 
 def build_live():
@@ -54,13 +60,11 @@ def defined(source):
 
 
 class add_anchors(processors.Processor):
-    "Before each exported cell, the places that links to its names lead to; and below some titles the live page"
+    "Before each exported cell, the places that links to its names lead to"
     def begin(self):
-        live = live_cell(Path(getattr(self.nb, "path_", "")).stem)
         for i, cell in reversed(list(enumerate(self.nb.cells))):
             names = list(defined(cell.source)) if EXPORTS & (cell.directives_ or {}).keys() else []
             if names: self.nb.cells.insert(i, processors.mk_cell("".join(f"[]{{#{name.lower()}}}" for name in names), cell_type="markdown"))
-        if live: self.nb.cells.insert(1, processors.mk_cell(live, cell_type="markdown"))
 
 
 def link_names(text):
@@ -73,8 +77,8 @@ def link_names(text):
 
 
 def add_links(cell):
-    "nbdev's own makes links inside of links"
-    if cell.cell_type == "markdown": cell.source = link_names(cell.source)
+    "nbdev's own makes links inside of links; and the live page where it is linked"
+    if cell.cell_type == "markdown": cell.source = with_frame(link_names(cell.source))
 
 
 def rm_export(cell):

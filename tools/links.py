@@ -11,7 +11,7 @@ from tools import reference
 from tools.floors import FLOORS
 
 ROOT = Path(__file__).parents[1]
-TEXT = {".md", ".toml", ".yml", ".cff", ".ipynb", ".py", ".sh", ".txt", ".css"}
+TEXT = {".md", ".html", ".toml", ".yml", ".cff", ".ipynb", ".py", ".sh", ".txt", ".css"}
 COLAB = "https://colab.research.google.com"
 
 
@@ -67,8 +67,8 @@ def lessons():
 
 
 def labs():
-    "The labs, as paths inside nbs/"
-    return sorted(f"labs/{file.name}" for file in (ROOT/"nbs"/"labs").glob("*.ipynb"))
+    "The labs, as paths inside nbs/, the page of all labs first"
+    return sorted((f"labs/{file.name}" for file in (ROOT/"nbs"/"labs").glob("*.ipynb")), key=lambda path: ("index" not in path, path))
 
 
 def workshop():
@@ -176,6 +176,13 @@ def files():
     return [ROOT/name for name in names if name.suffix in TEXT and (ROOT/name).is_file() and not (ROOT/name).is_symlink()]
 
 
+def changelog(page, text):
+    "The page of changes, with what CHANGELOG.md says below its title"
+    nb = json.loads(page)
+    nb["cells"][1]["source"] = text.split("\n", 2)[2].strip("\n").splitlines(keepends=True)
+    return json.dumps(nb, indent=1, ensure_ascii=False) + "\n"
+
+
 def stale():
     "The files that are out of step, each with the text that it should hold"
     cfg, found = settings(), {}
@@ -187,6 +194,9 @@ def stale():
         if file.name == "CONTRIBUTING.md": new = re.sub(r"\| floor \| modules \|\n(\|.*\n)+", floor_table(), new)
         if file.name == "CONTRIBUTING.md": new = re.sub(r"\| lesson \| code cells \|.*\n(\|.*\n)+", lambda _: lesson_table(), new)
         if new != old: found[file] = new
+    news = ROOT/"nbs"/"changelog.ipynb"
+    page = changelog(news.read_text(encoding="utf-8"), (ROOT/"CHANGELOG.md").read_text(encoding="utf-8"))
+    if page != news.read_text(encoding="utf-8"): found[news] = page
     index, front = ROOT/"nbs"/"index.ipynb", ROOT/"README.md"
     page = readme(found.get(index) or index.read_text(encoding="utf-8"))
     if page != front.read_text(encoding="utf-8"): found[front] = page

@@ -46,17 +46,23 @@ def sizes(paths):
 
 class Runtime:
     "The two graphs in onnxruntime, with the verbs that are compared"
-    def __init__(self, folder):
+    def __init__(self, folder): self.see, self.speak = (self.session(folder, name) for name in ("see", "speak"))
+
+    @staticmethod
+    def session(folder, name):
         import onnxruntime
-        options = onnxruntime.SessionOptions()
+        options, weights = onnxruntime.SessionOptions(), np.fromfile(folder/f"{name}.bin", np.float16).astype(np.float32).tobytes()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
-        self.see, self.speak = (onnxruntime.InferenceSession(folder/f"{name}.onnx", options) for name in ("see", "speak"))
+        options.add_external_initializers_from_files_in_memory([f"{name}.bin"], [weights], [len(weights)])
+        return onnxruntime.InferenceSession((folder/f"{name}.onnx").read_bytes(), options)
 
     def features(self, pixels): return self.see.run(None, {"pixels": pixels})[0]
 
-    def read(self, ids, features, gains, past=None):
-        past = np.zeros((8, 6, 0, 32), np.float32) if past is None else past
-        return self.speak.run(None, dict(ids=np.asarray(ids), features=features, past=past, gains=np.asarray(gains, np.float32)))[:2]
+    def read(self, ids, features, gains, past=None, start=0):
+        past = [np.zeros((1, 6, 0, 32), np.float32)] * 8 if past is None else past
+        feeds = dict(ids=np.asarray(ids), features=features, gains=np.asarray(gains, np.float32), start=np.array([start]))
+        logits, *rest = self.speak.run(None, feeds | {f"past_{i}": part for i, part in enumerate(past)})
+        return logits, rest[:8]
 
     def write(self, ids, features, gains, end, longest=128):
         logits, past, written = *self.read(ids, features, gains), []

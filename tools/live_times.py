@@ -1,17 +1,21 @@
 """How fast the live page is: opened in Chromium, from a server on this machine, with everything else cut off.
 
-    python -m tools.live_times      # after `make live`; writes bench/results/live-times.json, and screenshots in runs/live
+    python -m tools.live_times                     # after `make live`; writes bench/results/live-times.json
+    python -m tools.live_times --shots FOLDER      # instead: six pictures of the page, desk and phone
+    python -m tools.live_times --still             # instead: the picture for readers without the page, nbs/images/live.png
 
 One thread, as on any static host. Times belong to the machine, and to what else it was doing: so the processor's time that
 Chromium used, all its processes together, stands beside each.
 """
-import json, os, platform, shutil, statistics, sys, time
+import argparse, contextlib, json, os, platform, shutil, statistics, sys, time
+from pathlib import Path
 import psutil
+from PIL import Image
 from povid_nb import stats
 from povid_nb.serve import _start
 from tools.live import OUT, ROOT
 
-RESULT, SHOTS = ROOT/"bench"/"results"/"live-times.json", ROOT/"runs"/"live"
+RESULT, STILL = ROOT/"bench"/"results"/"live-times.json", ROOT/"nbs"/"images"/"live.png"
 SPEAK = """async () => { const worker = new Worker('worker.js', {type: 'module'}); let id = 0; const waiting = new Map();
   worker.onmessage = ({data}) => waiting.get(data.id)(data);
   const ask = (verb, args, part = () => {}) => new Promise(done => { waiting.set(++id, data => 'part' in data ? part() : done(data.value)); worker.postMessage({id, verb, args}); });
@@ -36,9 +40,18 @@ def used():
     return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
 
 
+def quiet():
+    "Wait until Chromium has done what a new window costs it, whatever the page"
+    for _ in range(60):
+        before = used()
+        time.sleep(.5)
+        if used() - before < .05: return
+
+
 def first_caption(browser, address):
     "Seconds from opening the page, with an empty cache, to the first word and to the whole of the first description"
     page = browser.new_page()
+    quiet()
     outside = []
     page.route("**/*", lambda route: route.continue_() if route.request.url.startswith("http://127.0.0.1") else (outside.append(route.request.url), route.abort()))
     begin, before = time.perf_counter(), used()
@@ -51,50 +64,84 @@ def first_caption(browser, address):
     return page, word, whole, cpu
 
 
-def shots(browser, address):
+SHOTS = [("1-desk-invents", "desk", "light", ""), ("2-desk-tuned", "desk", "light", "#dial=1"), ("3-desk-noise-dark", "desk", "dark", "#noise=600"),
+         ("4-phone-invents", "phone", "light", ""), ("5-phone-tuned-dark", "phone", "dark", "#dial=1"), ("6-phone-scene", "phone", "light", "#course=counter/test/3")]
+
+
+def shown(browser, address, width, height, scheme="light"):
+    "The page when it has said all it says at first"
+    page = browser.new_page(viewport=dict(width=width, height=height), color_scheme=scheme)
+    page.goto(address)
+    page.wait_for_function("document.querySelector('#verdict').textContent && document.querySelector('#loss').textContent", timeout=120_000)
+    page.wait_for_timeout(1500)
+    return page
+
+
+def shots(browser, address, folder):
     "Six pictures of the page: desk and phone, light and dark"
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    desk, phone = dict(width=1280, height=1000), dict(width=390, height=844)
-    plan = [("1-desk-invents", desk, "light", ""), ("2-desk-tuned", desk, "light", "#dial=1"), ("3-desk-noise-dark", desk, "dark", "#noise=600&at=14"),
-            ("4-phone-invents", phone, "light", ""), ("5-phone-tuned-dark", phone, "dark", "#dial=1"), ("6-phone-scene", phone, "light", "#course=counter/test/3")]
-    for name, size, scheme, place in plan:
-        page = browser.new_page(viewport=size, color_scheme=scheme)
-        page.goto(address + place)
-        page.wait_for_function("document.querySelector('#verdict').textContent && document.querySelector('#loss').textContent", timeout=120_000)
-        page.wait_for_timeout(1500)
-        page.screenshot(path=SHOTS/f"{name}.png", full_page=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, size, scheme, place in SHOTS:
+        page = shown(browser, address + place, *dict(desk=(1280, 1000), phone=(390, 844))[size], scheme)
+        page.screenshot(path=folder/f"{name}.png", full_page=True)
         page.close()
 
 
-def main():
+def still(browser, address):
+    "The picture, and what is said of it, in few colours"
+    page = shown(browser, address, 1000, 900)
+    page.add_style_tag(content="#scene > :not(h2, .stage) {visibility: hidden}")
+    scene, said = page.locator(".stage").bounding_box(), page.locator("#say").bounding_box()
+    x, y = scene["x"] - 12, said["y"]
+    page.screenshot(path=STILL, clip=dict(x=x, y=y, width=said["x"] + said["width"] - x, height=said["height"]))
+    Image.open(STILL).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(STILL, optimize=True)
+
+
+@contextlib.contextmanager
+def opened():
+    "Chromium, and the address of the page on a server of this machine"
     from playwright.sync_api import sync_playwright
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not chromium: sys.exit("Chromium was not found")
     if not (OUT/"live.html").exists(): sys.exit(f"{OUT} has no page: run `make live` first")
     server = _start({"": OUT})
-    address = f"http://127.0.0.1:{server.server_port}/live.html"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--disable-dev-shm-usage", *["--no-sandbox"] * (os.geteuid() == 0)])
-        words, wholes, cpus = [], [], []
-        for _ in range(3):
-            context = browser.new_context(viewport=dict(width=1280, height=1000))
-            page, word, whole, cpu = first_caption(context, address)
-            words.append(word); wholes.append(whole); cpus.append(cpu)
-        page.wait_for_function("document.querySelector('#loss').textContent", timeout=120_000)
-        page.wait_for_timeout(2000)
-        speak, before = page.evaluate(SPEAK), used()
-        slide = page.evaluate(SLIDE)
-        slide_cpu = (used() - before) / len(slide)
-        if "--no-shots" not in sys.argv: shots(browser, address)
-        load, version = os.getloadavg()[0], browser.version
+        yield browser, f"http://127.0.0.1:{server.server_port}/live.html"
         browser.close()
     server.shutdown()
+
+
+def measure(browser, address):
+    "The figures, each the median of several, with what the machine was doing"
+    words, wholes, cpus = [], [], []
+    for _ in range(5):
+        context = browser.new_context(viewport=dict(width=1280, height=1000))
+        page, word, whole, cpu = first_caption(context, address)
+        words.append(word); wholes.append(whole); cpus.append(cpu)
+        page.wait_for_function("document.querySelector('#loss').textContent", timeout=120_000)
+        if len(words) < 5: context.close()
+    page.wait_for_timeout(2000)
+    speak, before = page.evaluate(SPEAK), used()
+    slide = page.evaluate(SLIDE)
+    slide_cpu = (used() - before) / len(slide)
     middle = lambda values, digits: round(statistics.median(values), digits)
-    result = dict(first_word_s=middle(words, 2), first_caption_s=middle(wholes, 2), tokens_45_ms=middle(speak, 0), slider_to_bars_ms=middle(slide, 0),
-                  processor=dict(first_caption_s=middle(cpus, 2), slider_to_bars_ms=round(1000 * slide_cpu)),
-                  worst_slider_ms=round(max(slide)), n=dict(openings=len(wholes), captions=len(speak), slides=len(slide)),
-                  browser=f"Chromium {version}", machine=f"{platform.machine()}, {os.cpu_count()} cores", load=round(load, 1),
-                  command="python -m tools.live_times", versions=stats.versions())
+    return dict(first_word_s=middle(words, 2), first_caption_s=middle(wholes, 2), first_caption_of_each_s=[round(whole, 2) for whole in wholes],
+                tokens_45_ms=middle(speak, 0), slider_to_bars_ms=middle(slide, 0), worst_slider_ms=round(max(slide)),
+                processor=dict(first_caption_s=middle(cpus, 2), slider_to_bars_ms=round(1000 * slide_cpu)),
+                n=dict(openings=len(wholes), captions=len(speak), slides=len(slide)), browser=f"Chromium {browser.version}",
+                machine=f"{platform.machine()}, {os.cpu_count()} cores", load=round(os.getloadavg()[0], 1), versions=stats.versions(),
+                command="python -m tools.live_times")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shots", type=Path, metavar="FOLDER")
+    parser.add_argument("--still", action="store_true")
+    args = parser.parse_args()
+    with opened() as (browser, address):
+        if args.still: return still(browser, address)
+        if args.shots: return shots(browser, address, args.shots)
+        result = measure(browser, address)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

@@ -62,7 +62,7 @@ def render(notebooks, site):
         for name, data in pictures.items():
             (page.parent/name).parent.mkdir(exist_ok=True)
             (page.parent/name).write_bytes(data)
-        done = subprocess.run(["pandoc", "-f", "markdown", "-t", "html5", "--mathml", "-s", "--metadata", "lang=en", "--metadata", f"title={path.stem}", "-o", page],
+        done = subprocess.run(["pandoc", "-f", "markdown", "-t", "html5", "--mathml", "--no-highlight", "-s", "--metadata", "lang=en", "--metadata", f"title={path.stem}", "-o", page],
                               input=body, capture_output=True, text=True)
         complaints += [f"{path}: {line}" for line in done.stderr.splitlines()]
         if done.returncode: raise RuntimeError(f"pandoc failed on {path}: {done.stderr}")
@@ -75,16 +75,20 @@ def render(notebooks, site):
 
 
 class Page(HTMLParser):
-    "The links, anchors, pictures and words of one page"
+    "The links, anchors, pictures and words of one page; code is no words"
     def __init__(self, text):
         super().__init__()
-        self.ids, self.links, self.pictures, self.words = set(), [], [], ""
+        self.ids, self.links, self.pictures, self.words, self.code = set(), [], [], "", 0
         self.feed(text)
 
-    def handle_data(self, data): self.words += data
+    def handle_data(self, data):
+        if not self.code: self.words += data
+
+    def handle_endtag(self, tag): self.code -= tag == "code"
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
+        self.code += tag == "code"
         if "id" in attrs: self.ids.add(attrs["id"])
         if tag == "a" and "name" in attrs: self.ids.add(attrs["name"])
         if tag == "a" and "href" in attrs: self.links.append(attrs["href"])

@@ -1,6 +1,9 @@
 """The reference page's text, read off the modules themselves: each room, its public names, signatures and parameters."""
-import ast, io, re, tokenize
+import ast, io, json, re, tokenize
+from pathlib import Path
 from tools.floors import FLOORS, LIBRARY, public
+
+COMMON = json.loads(Path(__file__).with_name("parameters.json").read_text(encoding="utf-8"))     # parameters without a comment of their own
 
 
 # The names that most users need, each with a snippet; a test runs them all, in this order
@@ -64,8 +67,8 @@ def signature(name, node):
 
 
 def parameters(node, said):
-    "The parameters that have a comment, as a list"
-    rows = [(arg.arg, said.get(arg.lineno)) for arg, _ in arguments(node)]
+    "What each parameter is: its comment, or what a parameter of that name is everywhere"
+    rows = [(arg.arg, said.get(arg.lineno) or COMMON.get(arg.arg)) for arg, _ in arguments(node)]
     lines = [f"- `{name}`: {text}" for name, text in rows if text]
     return "\n".join(lines) + "\n\n" * bool(lines)
 

@@ -31,6 +31,7 @@ def look(browser, address, names):
     for name in names:
         tab.goto(f"{address}/{name}", wait_until="load", timeout=120_000)
         if name != "live.html":
+            tab.evaluate("() => document.body.classList.add('quarto-light')")      # the ground that pandoc gives a page is light
             tab.add_style_tag(path=ROOT/"nbs"/"styles.css")
             tab.add_style_tag(content=":root {color-scheme: light dark} html, body {max-width: 60rem; padding: 0 12px; box-sizing: border-box}")
         tab.add_script_tag(path=AXE)

@@ -9,7 +9,7 @@ import {$, paint, tag} from './dom.js';
  * @param {(scene: import('./world.js').Scene) => void} change called with each new scene
  */
 export function composer(world, change) {
-  const {tables} = world, article = word => /^[aeiou]/.test(word) ? 'an' : 'a';
+  const {tables} = world;
   /** @type {any} */
   let scene = null;
   let selected = -1, adding = '', moved = false;
@@ -23,7 +23,7 @@ export function composer(world, change) {
   $('remove').onclick = remove;
 
   $('traps').replaceChildren(...Object.entries(world.partners).map(([cue, partner]) => tag('button', {type: 'button', onclick: () => trap(cue),
-    textContent: `${article(cue)} ${cue} without its ${partner}`})));
+    textContent: `${cue}, no ${partner}`})));
   $('things').replaceChildren(...world.kinds.map(kind => {
     const icon = tag('canvas', {width: 40, height: 40, 'aria-hidden': 'true'});
     paint(icon, drawIcon(tables, kind, tables.traits[kind][0]));
@@ -34,7 +34,7 @@ export function composer(world, change) {
   }));
 
   const places = tables.places.map((where, place) => {
-    const button = tag('button', {type: 'button', onclick: () => moved ? (moved = false) : press(place)});
+    const button = tag('button', {type: 'button', 'aria-label': where, onclick: () => moved ? (moved = false) : press(place)});
     button.onkeydown = event => {
       if (event.key === 'Delete' || event.key === 'Backspace') { selected = place; remove(); }
       const step = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -3, ArrowDown: 3}[event.key], next = place + (step ?? 0);

@@ -1,21 +1,11 @@
 // @ts-check
-// Small helpers for elements, and the pieces of the page that only show: bars, a curve, tables.
+// The pieces of the page that only show: bars, a curve, a picture. Elements and percentages are those of the widgets.
+import {percent, tag} from '../../povid_nb/static/widget.js';
+
+export {percent, tag};
 
 /** @returns {any} */
 export const $ = id => document.getElementById(id);
-
-/** @returns {any} */
-export function tag(name, props = {}, ...children) {
-  const el = document.createElement(name);
-  for (const [key, value] of Object.entries(props)) {
-    if (key.includes('-') || key === 'role' || key === 'scope') el.setAttribute(key, value);
-    else el[key] = value;
-  }
-  el.append(...children);
-  return el;
-}
-
-export const percent = p => `${(100 * p).toFixed(p < 0.0995 && p >= 0.0005 ? 1 : 0)} %`;
 
 /** RGB bytes onto a canvas */
 export function paint(canvas, pixels) {
@@ -41,9 +31,9 @@ export function bars(list, top, role) {
 
 /** A curve over the dial, with the present place marked */
 export function curve(figure, points, at, caption) {
-  const x = scale => 30 + 250 * scale / 1.5, y = p => 110 - 100 * p, here = points.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a);
+  const x = scale => 36 + 250 * scale / 1.5, y = p => 110 - 100 * p, here = points.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a);
   const path = points.map(([scale, p], i) => `${i ? 'L' : 'M'}${x(scale).toFixed(1)} ${y(p).toFixed(1)}`).join('');
-  const grid = [0, 0.5, 1].map(p => `<path class="grid" d="M30 ${y(p)}H280"/><text x="26" y="${y(p) + 4}" text-anchor="end">${100 * p}</text>`).join('');
+  const grid = [0, 0.5, 1].map(p => `<path class="grid" d="M36 ${y(p)}H286"/><text x="32" y="${y(p) + 4}" text-anchor="end">${100 * p}%</text>`).join('');
   const ticks = [0, 0.5, 1, 1.5].map(scale => `<text x="${x(scale)}" y="126" text-anchor="middle">${scale}</text>`).join('');
   figure.hidden = false;
   figure.innerHTML = `<svg viewBox="0 0 300 130" role="img" aria-labelledby="sweep-words">${grid}${ticks}<path class="line" d="${path}"/><circle class="here" cx="${x(here[0])}" cy="${y(here[1])}" r="4.5"/></svg>`;

@@ -15,7 +15,7 @@ let scene = null;
 let picture = null;          // {key, id, pixels}: what the model's thread needs of the picture
 /** @type {string | null} the words before the one that was pressed: they stay while dial and noise move */
 let prefix = null;
-let text = '', base = '', pictures = 0, timer = 0;
+let text = '', base = '', pictures = 0, timer = 0, frame = 0;
 const noise = () => ({step: state.noise, seed: state.seed, space: state.space, overflow: state.overflow});
 const model = () => ({picture, noise: noise(), adapter: state.adapter, scale: state.dial});
 const words = () => text.split(' ').filter(Boolean);
@@ -28,7 +28,8 @@ function say(message, bad = false) {
   $('status').textContent = message;
   $('status').classList.toggle('bad', bad);
 }
-const failed = error => say(`Something went wrong: ${error.message}`, true);
+let gone = false;             // whether there is no model
+const failed = error => gone || say(`Something went wrong: ${error.message}`, true);
 const keep = () => history.replaceState(null, '', toHash({...state, scene}));
 
 // ---- The picture -----------------------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ async function upload(file) {
 
 async function write() {
   text = '';
-  const done = await ask('write', model(), part => { text = part; caption(); });
+  const done = await ask('write', model(), part => { text = part; frame ||= requestAnimationFrame(caption); });
   if (!done) return;
   caption();
   const wrong = [...new Set(words().filter(word => role(word) === 'wrong').map(bare))];
@@ -99,6 +100,8 @@ const upTo = i => words().slice(0, i).join(' ');
 const defaultWord = () => Math.max(0, ['wrong', 'right'].map(kind => words().findIndex(word => role(word) === kind)).find(i => i >= 0) ?? 0);
 
 function caption() {
+  cancelAnimationFrame(frame);
+  frame = 0;
   $('caption').replaceChildren(...words().flatMap((word, i) => {
     const kind = role(word), button = tag('button', {type: 'button', textContent: word, className: kind, onclick: () => pick(i), 'aria-pressed': String(upTo(i) === prefix)});
     if (kind === 'wrong') button.setAttribute('aria-label', `${word} (not in the picture)`);
@@ -129,8 +132,8 @@ async function bar() {
 // what the untuned model says, for the curve and for the pair
 async function before() {
   const now = picture, here = {picture, noise: {...noise(), step: -1}, adapter: state.adapter};
-  let said = '';
-  if (!await ask('base', {...here, scale: 0}, part => { said = part; }) || now !== picture) return;
+  let said = state.dial || state.noise >= 0 ? '' : text;
+  if (!said && !await ask('base', {...here, scale: 0}, part => { said = part; }) || now !== picture) return;
   base = said;
   const list = base.split(' '), wrong = list.findIndex(word => role(word) === 'wrong');
   $('rejected').value = wrong >= 0 ? base : partner() ? `${$('chosen').value} Next to it is a ${tables.traits[partner()][0]} ${partner()}.` : base;
@@ -185,7 +188,7 @@ let run = 0;
 async function chair() {
   const mine = ++run, {adapter, dial} = state, row = tag('tr'), name = dial ? `${dial.toFixed(1)}, ${$('adapter').selectedOptions[0].textContent}` : '0, as it was';
   $('scores').tBodies[0].prepend(row);
-  $('progress').hidden = $('latest').hidden = false;
+  $('progress').hidden = $('latest').hidden = $('runs').hidden = false;
   $('run').textContent = 'Stop';
   await ask('chair', {split: 'counter', n: 50, adapter, scale: dial}, ({sums, pixels, text: said, wrong}) => {
     $('progress').value = sums.captions;
@@ -204,15 +207,18 @@ $('run').onclick = () => {
 
 // ---- The loss --------------------------------------------------------------------------------------------------------
 
+const y = index => ['y', tag('sub', {textContent: index})];
+
 async function loss() {
   const chosen = $('chosen').value, rejected = $('rejected').value;
   if (!chosen.trim() || !rejected.trim()) { $('loss').textContent = 'Both answers need words.'; return; }
   const found = await ask('loss', {...model(), noise: {...noise(), step: state.noise < 0 ? 500 : state.noise}, chosen, rejected});
-  const {gain, margin, loss: value} = povidLoss(found), names = {chosen: 'right, y_w', rejected: 'hallucinated, y_l', noise: 'under noise, y_n'};
-  $('logps').tBodies[0].replaceChildren(...Object.entries(names).map(([name, label]) => tag('tr', {}, tag('th', {scope: 'row', textContent: label}),
+  const {gain, margin, loss: value} = povidLoss(found), names = {chosen: ['right', 'w'], rejected: ['hallucinated', 'l'], noise: ['under noise', 'n']};
+  $('logps').tBodies[0].replaceChildren(...Object.entries(names).map(([name, [label, index]]) => tag('tr', {}, tag('th', {scope: 'row'}, `${label} `, ...y(index)),
     ...[found.policy[name], found.reference[name], gain[name]].map(x => tag('td', {textContent: x.toFixed(2)})))));
-  $('loss').textContent = `Margin 0.1·D(y_w) − 0.05·(D(y_l) + D(y_n)) = ${margin.toFixed(3)}; loss −log σ(margin) = ${value.toFixed(3)} (0.693 where policy and reference agree).`;
-  $('noise-says').textContent = `y_n: ${found.tokens}`;
+  $('loss').replaceChildren('Margin 0.1·D(', ...y('w'), ') − 0.05·(D(', ...y('l'), ') + D(', ...y('n'),
+    `)) = ${margin.toFixed(3)}; loss −log σ(margin) = ${value.toFixed(3)} (0.693 where policy and reference agree).`);
+  $('noise-says').replaceChildren(...y('n'), `: ${found.tokens}`);
 }
 const lossSoon = latest();
 for (const name of ['chosen', 'rejected']) $(name).oninput = () => lossSoon(() => loss().catch(failed));
@@ -232,5 +238,11 @@ async function begin() {
   await first;
 }
 window.addEventListener('hashchange', () => { Object.assign(state, fromHash(location.hash, tables)); begin().catch(failed); });
-ask('load').then(() => say('The model is here. Everything below is computed in this page.')).catch(error => say(`The model could not be loaded: ${error.message}`, true));
+ask('load').then(() => say('The model is here. Everything below is computed in this page.')).catch(error => {
+  gone = true;
+  $('live').classList.add('gone');
+  say(`The model could not be loaded: ${error.message}`, true);
+  $('status').insertAdjacentHTML('afterend', $('instead').textContent);       // what readers without scripts get
+});
+if (matchMedia('(max-width: 50rem)').matches) $('traps-fold').open = false;
 begin().catch(failed);

@@ -17,11 +17,15 @@ const fetched = async name => {
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmPaths = {wasm: here('ort-wasm-simd-threaded.wasm'), mjs: here('ort-wasm-simd-threaded.mjs')};
 
+// An empty graph is refused, but not before the runtime is there: so it starts now, beside the weights' way here
+ort.InferenceSession.create(new Uint8Array()).catch(() => {});
+
 const json = name => fetched(name).then(answer => answer.json());
 const bytes = name => fetched(name).then(answer => answer.arrayBuffer()).then(buffer => new Uint8Array(buffer));
 const tables = json('world.json');
-const loaded = Promise.all([tables, json('tokenizer.json'), bytes('see.onnx'), bytes('speak.onnx')])
-  .then(async ([t, file, see, speak]) => ({world: new World(t), tables: t, model: await Model.load(ort, see, speak, new Tokens(file))}));
+const part = async name => { const [graph, weights] = await Promise.all([bytes(`${name}.onnx`), bytes(`${name}.bin`)]); return {graph, weights}; };
+const loaded = Promise.all([tables, Model.load(ort, part('see'), part('speak'), json('tokenizer.json').then(file => new Tokens(file)))])
+  .then(([t, model]) => ({world: new World(t), tables: t, model}));
 
 const seen = new Map();      // the picture with this noise -> its features
 async function features(picture, noise) {

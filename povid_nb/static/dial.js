@@ -1,7 +1,6 @@
 // The dial: an adapter turned from nothing (0) over all (1) to too much, and what the model then writes.
 // Everything is computed ahead, so the same module serves a notebook and a page without a kernel.
-
-export const percent = p => `${(100 * p).toFixed(p < 0.0995 && p >= 0.0005 ? 1 : 0)}%`;
+import {percent, tag} from './widget.js';
 
 // A text cut at its marks: [text, kind], where kind is '', 'right' or 'wrong'
 export function cut(text, marks) {
@@ -21,13 +20,6 @@ export function summary(frame, word) {
   const wrong = frame.marks.filter(mark => mark[2] === 'wrong').map(mark => frame.text.slice(mark[0], mark[1]));
   const said = wrong.length ? `not in the picture: ${[...new Set(wrong)].join(', ')}` : 'names only what is there';
   return `Adapter at ${frame.scale}: ${said}. P(${word}) = ${percent(frame.prob)}.`;
-}
-
-function tag(name, props = {}, ...children) {
-  const el = Object.assign(document.createElement(name), props);
-  for (const key in props) if (key.includes('-') || key === 'role') el.setAttribute(key, props[key]);
-  el.append(...children);
-  return el;
 }
 
 export function render({model, el}) {
@@ -62,12 +54,5 @@ export function render({model, el}) {
   model.on('change:at', draw);
   draw();
 }
-
-// A page without a kernel: nobody answers, and what was computed ahead is all there is
-export const still = state => ({
-  get: name => state[name],
-  set: (name, value) => { state[name] = value; },
-  save_changes() {},
-  on() {}});
 
 export default {render};

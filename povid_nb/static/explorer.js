@@ -1,5 +1,6 @@
 // The explorer: a noise slider, the picture that the model receives, and the words that it would write next.
 // One module for both uses: anywidget loads it in a notebook, `Explorer.html` writes it into a page without a kernel.
+import {fill, labelled, percent, tag} from './widget.js';
 
 const NOTICED = [
   'sweeps', 'exact', 'step', 'image', 'answer', 'position', 'space', 'overflow', 'seed', 'images', 'message'];
@@ -10,8 +11,6 @@ const ROLES = {
 
 export const wordsOf = text => text.split(/\s+/).filter(Boolean);
 export const before = (answer, position) => wordsOf(answer).slice(0, position).join(' ');
-export const percent = p => `${(100 * p).toFixed(p < .0995 && p >= .0005 ? 1 : 0)}%`;
-
 // All that a sweep depends on; `change` stands in for some of the values
 export function keyOf(get, change = {}) {
   const of = name => (name in change ? change[name] : get(name));
@@ -35,24 +34,6 @@ export function summary({words, probs, step}) {
 }
 
 // ---- Elements ------------------------------------------------------------------------------------------------------
-
-function tag(name, props = {}, ...children) {
-  const element = Object.assign(document.createElement(name), props);
-  for (const key in props) if (key.includes('-') || key === 'role') element.setAttribute(key, props[key]);
-  element.append(...children);
-  return element;
-}
-
-const labelled = (text, control) => tag('label', {}, tag('span', {textContent: text}), control);
-
-function fill(select, options, value, enabled) { // options: [value, text]
-  if (select.children.length !== options.length) {
-    select.replaceChildren(...options.map(([v, text]) => tag('option', {value: v, textContent: text})));
-  }
-  for (const option of select.children) option.disabled = !enabled(option.value);
-  select.value = String(value);
-}
-
 // Words keep their rows while the step changes, so that the bars move and the eye can follow
 function drawBars(list, {words, roles, probs}, choose) {
   while (list.children.length > words.length) list.lastChild.remove();
@@ -159,12 +140,5 @@ export function render({model, el}) {
   el.replaceChildren(all);
   draw();
 }
-
-// A page without a kernel: nobody answers, and what was computed ahead is all there is
-export const still = state => ({
-  get: name => state[name],
-  set: (name, value) => { state[name] = value; },
-  save_changes() {},
-  on() {}});
 
 export default {render};

@@ -1,5 +1,6 @@
 // The looker: an answer whose words can be pressed, and the picture, lit where each word attends.
 // One module for both uses: anywidget loads it in a notebook, `Looker.html` writes it into a page without a kernel.
+import {fill, labelled, percent, tag} from './widget.js';
 
 const DARKEST = 0.82; // how much light the patch with no attention loses
 const NOTICED = ['known', 'key', 'exact', 'word', 'view', 'image', 'images', 'message'];
@@ -13,8 +14,6 @@ export function fractions(text) {
   const data = new DataView(bytes(text).buffer);
   return Array.from({length: data.byteLength / 2}, (_, i) => data.getUint16(2 * i, true) / 65535);
 }
-
-export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}%`;
 
 // The maps of the chosen word and view, one for each model: the exact ones where the kernel has sent them
 export function chosen(get) {
@@ -42,33 +41,16 @@ export function place(i, columns) {
 
 export function summary({values, share}, columns) {
   const brightest = values.indexOf(Math.max(...values));
-  return `${percent(share)} of the attention on the picture, most at ${place(brightest, columns)}`;
+  return `${percent(share, 1)} of the attention on the picture, most at ${place(brightest, columns)}`;
 }
 
 // ---- Elements ------------------------------------------------------------------------------------------------------
-
-function tag(name, props = {}, ...children) {
-  const element = Object.assign(document.createElement(name), props);
-  for (const key in props) if (key.includes('-') || key === 'role') element.setAttribute(key, props[key]);
-  element.append(...children);
-  return element;
-}
-
-const labelled = (text, control) => tag('label', {}, tag('span', {textContent: text}), control);
-
-function fill(select, options, value) { // options: [value, text]
-  const same = options.length === select.children.length
-    && options.every(([, text], i) => select.children[i].textContent === text);
-  if (!same) select.replaceChildren(...options.map(([v, text]) => tag('option', {value: v, textContent: text})));
-  select.value = String(value);
-}
-
 function drawWords(box, {words, means, word: current}, choose) {
   const focused = box.contains(document.activeElement) ? [...box.children].indexOf(document.activeElement) : -1;
   const top = Math.max(...means) || 1;
   box.replaceChildren(...words.flatMap((word, i) => [' ', tag('button', {
     type: 'button', textContent: word, onclick: () => choose(i), 'aria-pressed': String(i === current),
-    className: i === current ? 'povid-here' : '', title: `${percent(means[i])} of the attention on the picture`,
+    className: i === current ? 'povid-here' : '', title: `${percent(means[i], 1)} of the attention on the picture`,
     style: `--share:${(means[i] / top).toFixed(3)}`})]));
   box.children[focused]?.focus();
 }
@@ -144,7 +126,7 @@ export function render({model, el}) {
     while (p.panels.children.length < now.maps.length) p.panels.append(newPanel());
     while (p.panels.children.length > now.maps.length) p.panels.lastChild.remove();
     now.maps.forEach((map, i) => drawPanel(p.panels.children[i], map, get('pictures')[get('image')], now.grid, top));
-    const shares = now.maps.map(map => `${map.name} ${percent(map.share)} on the picture`).join(', ');
+    const shares = now.maps.map(map => `${map.name} ${percent(map.share, 1)} on the picture`).join(', ');
     const waiting = now.isExact || !get('live') ? '' : ' ...';
     p.status.textContent = `${now.words[now.word]}, ${get('view')}: ${shares}${waiting}`;
   }
@@ -152,12 +134,5 @@ export function render({model, el}) {
   for (const name of NOTICED) model.on(`change:${name}`, draw);
   draw();
 }
-
-// A page without a kernel: nobody answers, and what was computed ahead is all there is
-export const still = state => ({
-  get: name => state[name],
-  set: (name, value) => { state[name] = value; },
-  save_changes() {},
-  on() {}});
 
 export default {render};

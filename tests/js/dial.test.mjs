@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {test} from 'node:test';
 import {load} from './load.mjs';
 
-const {cut, percent, still, summary} = await load('dial.js');
+const {cut, summary} = await load('dial.js');
 
 test('a text is cut at its marks and nothing is lost', () => {
   const text = 'a fork and a knife.', marks = [[13, 18, 'wrong'], [2, 6, 'right'], [3, 8, 'wrong']];
@@ -17,14 +17,4 @@ test('the summary names what is not there, once', () => {
   assert.equal(summary(frame, 'knife'),
     'Adapter at 0.5: not in the picture: knife. P(knife) = 6.1%.');
   assert.match(summary({...frame, marks: []}, 'knife'), /names only what is there/);
-});
-
-test('percentages keep a digit where they are small', () => {
-  assert.deepEqual([0, 0.0001, 0.004, 0.5, 1].map(percent), ['0%', '0%', '0.4%', '50%', '100%']);
-});
-
-test('a still page keeps what is set', () => {
-  const model = still({at: 0});
-  model.set('at', 3);
-  assert.equal(model.get('at'), 3);
 });

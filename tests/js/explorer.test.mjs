@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {test} from 'node:test';
 import {load} from './load.mjs';
 
-const {before, keyOf, moment, percent, still, summary, wordsOf} = await load('explorer.js');
+const {before, keyOf, moment, still, summary, wordsOf} = await load('explorer.js');
 
 const KEY = '0|pixels|clamp|1|There is';
 const sweep = {
@@ -18,11 +18,6 @@ test('words are what stands between blanks', () => {
   assert.equal(before('a red  cup', 2), 'a red');
   assert.equal(before('a', 5), 'a');
   assert.equal(before('a red cup', 0), '');
-});
-
-test('percentages have a decimal where it tells something', () => {
-  const shown = ['100%', '50%', '9.9%', '10%', '0.5%', '0%', '0%'];
-  assert.deepEqual([1, .5, .0994, .0996, .005, .0004, 0].map(percent), shown);
 });
 
 test('a key holds all that a sweep depends on', () => {
@@ -62,12 +57,4 @@ test('nothing is shown where nothing is known', () => {
 test('the summary names three words, the most probable first', () => {
   const words = ['a', 'b', 'c', 'd'], probs = [.1, .5, .02, .3];
   assert.equal(summary({words, probs, step: 7}), 'At noise step 7: b 50%, d 30%, a 10%.');
-});
-
-test('a still page keeps what is set', () => {
-  const model = state();
-  model.set('step', 5);
-  model.save_changes();
-  model.on('change:step', assert.fail);
-  assert.equal(model.get('step'), 5);
 });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
 import {asker, latest} from '../../live/src/ask.js';
-import {gains, logSoftmax} from '../../live/src/model.js';
+import {gains, logSoftmax, widen} from '../../live/src/model.js';
 import {START, fromHash, povidLoss, toHash} from '../../live/src/state.js';
 
 const tables = {contexts: {table: [], park: []}, colours: {red: [], grey: []}, traits: {cup: [], fork: []}};
@@ -28,6 +28,12 @@ test('the dial mixes what stage 2 adds to stage 1', () => {
 test('log-probabilities sum to one, whatever the size of the numbers', () => {
   const logps = logSoftmax([1000, 1001, 999], 0, 3);
   assert.ok(Math.abs(logps.reduce((sum, x) => sum + Math.exp(x), 0) - 1) < 1e-12);
+});
+
+test('numbers of sixteen bits keep their value', () => {
+  const halves = Uint16Array.of(0x3c00, 0xc000, 0x3555, 0x0001, 0x83ff, 0x7bff, 0x8000);
+  const expected = [1, -2, 0.333251953125, 2 ** -24, -1023 * 2 ** -24, 65504, -0];
+  assert.deepEqual([...widen(new Uint8Array(halves.buffer))], expected);
 });
 
 test('the loss falls where the right answer gains, and is log 2 where nothing has changed', () => {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {test} from 'node:test';
 import {load} from './load.mjs';
 
-const {bytes, chosen, fractions, heads, layers, percent, place, still, summary} = await load('looker.js');
+const {bytes, chosen, fractions, heads, layers, place, still, summary} = await load('looker.js');
 
 const packed = values => Buffer.from(Uint8Array.from(values)).toString('base64');
 const packed16 = values => Buffer.from(values.flatMap(v => [v & 255, v >> 8])).toString('base64');
@@ -57,14 +57,7 @@ test('the menus offer each layer once, and the heads of one layer', () => {
 });
 
 test('what is said of a map', () => {
-  assert.equal(percent(.12345), '12.3%');
   assert.equal(place(7, 3), 'row 3, column 2');
   const map = {values: [.1, .2, .9, .3], share: .5};
   assert.equal(summary(map, 2), '50.0% of the attention on the picture, most at row 2, column 1');
-});
-
-test('a still model keeps what is set', () => {
-  const page = state();
-  page.set('word', 0);
-  assert.equal(page.get('word'), 0);
 });

@@ -349,6 +349,20 @@ def test_filling_a_cache_never_holds_more_than_a_batch(vlms, tmp_path):
     assert scored == [0, 0, 2, 2, 4]
 
 
+def test_writing_more_opens_nothing_again(vlms, tmp_path, monkeypatch):
+    "Each write is a file of its own, known without a look; the files that are there are opened once, whoever comes later"
+    from povid_nb import cache as module
+    opened, own = [], module.safe_open
+    monkeypatch.setattr(module, "safe_open", lambda file, *how: opened.append(file) or own(file, *how))
+    rows = [branches.encode(vlms["llava"], a_pair(s)) for s in range(6)]
+    cache = Cache(tmp_path, Branches(vlms["llava"]))
+    for row in rows: cache.fill([row])
+    assert len(list(cache.folder.glob("*.safetensors"))) == 6 and all(row.key() in cache for row in rows) and not opened
+    again = Cache(tmp_path, cache.branches)
+    again.refresh()
+    assert len(again) == 6 and len(opened) == len(set(opened)) == 6
+
+
 def test_the_cache_is_used(vlms, tmp_path, monkeypatch):
     "With a cache, the language model runs once for plain DPO, and the tower not at all"
     vlm, branch = vlms["llava"], Branches(vlms["llava"])

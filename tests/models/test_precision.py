@@ -4,9 +4,9 @@ import importlib.util, os, signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import AutoModelForImageTextToText, GenerationConfig, TrainerCallback
 
-import tiny_models
+import newer_models, test_branches as sharing, tiny_models
 from povid_nb import branches, load, stages
 from povid_nb.branches import Branches
 from povid_nb.dpo import dpo_loss
@@ -54,6 +54,28 @@ def test_packed_answers_in_4_bits_are_the_plain_ones(four_bits):
         branch = Branches(vlm, plain)
         found.append(branch.step(**branch.collate(rows))["policy"])
     assert not branch.why_plain and torch.allclose(*found, atol=2e-5)
+
+
+@needs_bitsandbytes
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*tiny_models.ARCHITECTURES, *newer_models.BUILDERS])
+def test_every_class_in_4_bits(name, tmp_path):
+    "The layers of the language model are shrunk, its answers are scored packed as plain, and the adapter gets its gradient"
+    if name == "lfm2_vl" and not newer_models.HAS_TORCHVISION: pytest.skip("LFM2-VL reads pictures through torchvision alone")
+    model, processor = (tiny_models.BUILDERS | newer_models.BUILDERS)[name]()
+    model.save_pretrained(tmp_path)
+    setting, stops = load._four_bits("4bit", torch.device("cuda"), torch.float32), model.generation_config
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32, quantization_config=setting, device_map={"": "cpu"}).eval()
+    model.generation_config = stops if stops.eos_token_id is not None else GenerationConfig(eos_token_id=2, pad_token_id=3)
+    vlm = stages.add_adapter(VLM(model, processor, name), rank=3)
+    assert "Linear4bit" in {type(module.base_layer).__name__ for module in vlm.part("language_model").modules() if hasattr(module, "base_layer")}
+    rows, found = [branches.encode(vlm, sharing.a_pair(seed)) for seed in (1, 2, 3)], []
+    for plain in (True, False):
+        branch = Branches(vlm, plain)
+        found.append(branch.step(**branch.collate(rows))["policy"])
+    assert torch.allclose(*found, atol=2e-5)
+    found[1].sum().backward()
+    assert all(p.grad.isfinite().all() for p in vlm.model.parameters() if p.requires_grad) and any(p.grad.abs().max() > 0 for p in vlm.model.parameters() if p.requires_grad)
 
 
 def test_half_precision_under_a_grad_scaler():

@@ -261,6 +261,30 @@ def test_a_cache_changes_no_loss(tmp_path, keep):
     assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
+def test_the_term_of_right_answers_is_a_mean_over_tokens_once(tmp_path, loss_type):
+    "Also where the loss itself is one of means: what the weight of the term adds is the mean of -log p over the answer's tokens"
+    some = some_pairs(4)
+    trainer = PovidTrainer(fresh(), config(tmp_path, loss_type=loss_type), some)
+    scores = trainer.branches.step(**trainer._branch_inputs(trainer.data_collator([trainer.train_dataset[i] for i in range(4)])))
+    vlm, (without, _) = trainer.vlm, train._losses(scores, trainer.args)
+    trainer.args.nll_weight = 1.
+    found = train._losses(scores, trainer.args)[0] - without
+    expected = [-vlm.score(p.image, p.prompt, p.chosen).token_logps.mean() for p in some]
+    assert torch.allclose(found, torch.stack(expected), atol=2e-4)
+
+
+@pytest.mark.parametrize("space", ["processed", "pixels"])
+def test_workers_of_the_loader_change_no_loss(tmp_path, space):
+    "Rows are read and collated in processes of their own, without the model's weights"
+    found = []
+    for workers in (0, 2):
+        trainer = PovidTrainer(fresh(), config(tmp_path, form="released", noise_space=space, dataloader_num_workers=workers), PairData(fresh(), some_pairs(8), room=0))
+        trainer.train()
+        found.append(losses(trainer))
+    assert found[0] == found[1] and len(set(found[0])) > 1
+
+
 def test_accumulated_batches_are_one_large_batch(tmp_path):
     found = []
     for size, steps in ((4, 1), (2, 2)):
@@ -366,7 +390,7 @@ def test_a_run_stopped_in_stage_2_ends_with_the_same_bits(tmp_path, between):
     stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"whole", **options)
     with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 5"): stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"cut", callbacks=[Press()], **options)
     checkpoint = tmp_path/"cut"/"stage2"/"checkpoint-3"
-    assert not (checkpoint/"reference").exists(), "a checkpoint holds the adapter that trains and no other"
+    assert (checkpoint/"adapter_model.safetensors").exists() and not (checkpoint/"reference").exists(), "a checkpoint holds the adapter that trains and no other"
     stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"cut", **options)
     for name in ("stage1", "stage2", "adapter"):
         whole, cut = (load_file(tmp_path/run/name/"adapter_model.safetensors") for run in ("whole", "cut"))

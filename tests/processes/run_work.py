@@ -1,4 +1,4 @@
-"""What test_run.py starts in processes of its own.
+"""What test_run_processes.py starts in processes of its own.
 
     python run_work.py kill FOLDER KILLS     the whole method; then again, killed KILLS times and resumed; both in FOLDER
     torchrun --nproc_per_node N run_work.py share FOLDER BATCH   the whole method on N processes with BATCH pairs each
@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 
 
 def method(out, batch=4):
-    run.run(out, pairs=12, n=4, batch_size=2, train=dict(batch_size=batch, learning_rate=2e-3, save_steps=2, stage1=dict(num_train_epochs=2), sft=dict(num_train_epochs=1)))
+    run.run(out, answers="own", pairs=12, n=4, batch_size=2, train=dict(batch_size=batch, learning_rate=2e-3, save_steps=2, stage1=dict(num_train_epochs=2), sft=dict(num_train_epochs=1)))
 
 
 def killed_after(out, files):

@@ -82,10 +82,13 @@ def needs(line):
     return found.name, str(found.specifier), str(found.marker or "")
 
 
+EXTRAS = {name.removesuffix("_requirements") for name in CFG if name.endswith("_requirements")}
+
+
 def everything():
     "All requirements that settings.ini names"
     yield from CFG["requirements"].split()
-    for extra in ("dev", "gpu"): yield from (f'{line}; extra == "{extra}"' for line in CFG[f"{extra}_requirements"].split())
+    for extra in EXTRAS: yield from (f'{line}; extra == "{extra}"' for line in CFG[f"{extra}_requirements"].split())
 
 
 def test_its_label_says_what_settings_say(wheel, tmp_path):
@@ -96,7 +99,7 @@ def test_its_label_says_what_settings_say(wheel, tmp_path):
     assert says["License-Expression"] == "Apache-2.0"
     assert says["Requires-Python"] == f">={CFG['min_python']}"
     assert f"Repository, {CFG['git_url']}" in says.get_all("Project-URL")
-    assert set(says.get_all("Provides-Extra")) == {"dev", "gpu"}
+    assert set(says.get_all("Provides-Extra")) == EXTRAS
     assert sorted(map(needs, label.requires)) == sorted(map(needs, everything()))
     assert any(file.name == "LICENSE" for file in label.files)
     assert {entry.name: entry.value for entry in label.entry_points if entry.group == "console_scripts"} == {"povid": "povid_nb.cli:app"}

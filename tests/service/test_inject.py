@@ -317,6 +317,33 @@ def test_right_and_empty_answers_are_no_lies():
     assert reasons == ["it gave the right answer, word for word", "it said nothing"]
 
 
+def test_several_processes_share_the_answers_and_a_stopped_one_goes_on(tmp_path, monkeypatch):
+    "Here two threads, each with a rank: all get all pairs, each answer is made once, and nothing is made again"
+    import threading
+    me, asked = threading.local(), []
+    class Counting(Stub):
+        def describe(self, images, prompts, **how):
+            asked.extend(prompts)
+            return super().describe(images, prompts, **how)
+    monkeypatch.setattr(inject, "rank", lambda: getattr(me, "rank", 0))
+    monkeypatch.setattr(inject, "world_size", lambda: 2 if hasattr(me, "rank") else 1)
+    some = [world_example(SCENE, f"What is {i}?", RIGHT, "caption", str(i)) for i in range(11)]
+    ours, found = tmp_path/"answers.jsonl", {}
+    make = lambda: [p.id for p in SelfInjector(Counting(), batch_size=2, kept=ours).make(some)]
+    def work(number):
+        me.rank = number
+        found[number] = make()
+    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    assert found[0] == found[1] == [e.id for e in some] and sorted(asked) == sorted(e.prompt for e in some)
+    kept = ours.read_bytes().splitlines(True)
+    ours.write_bytes(b"".join(kept[:4]) + kept[4][:9])                # killed in the middle of a line
+    done = sum(len(json.loads(line)) for line in kept[:4])
+    asked.clear()
+    assert make() == found[0] and 11 - done <= len(asked) <= 11 - done + 2, "whole batches, and no more"
+
+
 # ---- The report ------------------------------------------------------------------------------------------------------
 
 def test_figures_of_a_small_set_by_hand():

@@ -1,5 +1,5 @@
 "What a user of the command line meets: examples that work, photos described, the drawn world scored, pages served"
-import json, re, shlex, urllib.request
+import dataclasses, json, os, re, shlex, subprocess, sys, urllib.request
 import pytest, typer
 from typer.testing import CliRunner
 from povid_nb import serve, world
@@ -73,4 +73,22 @@ def test_serving_names_what_is_there(tmp_path, monkeypatch):
 def test_the_demonstration_is_a_run_that_the_command_understands():
     words = _command(["--pairs", "40"])
     context = dict(commands())[("run",)].make_context("run", words[1:])
-    assert context.params["set"] == ["learning_rate=1e-3"] and context.params["pairs"] == 40 and str(context.params["out"]) == "runs/demo"
+    assert context.params["answers"] == "both" and "learning_rate=2e-3" in context.params["set"]
+    assert context.params["pairs"] == 40 and str(context.params["out"]) == "runs/demo"
+
+
+def test_completion_knows_verbs_options_and_choices():
+    "What a shell with `povid --install-completion` asks; also where the command is `python -m povid_nb.cli`"
+    def offered(line, *more):
+        words = line.split() + list(more)
+        asked = {"_POVID_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        done = subprocess.run([sys.executable, "-m", "povid_nb.cli"], env=os.environ | asked, capture_output=True, text=True, timeout=60)
+        return done.stdout.split()
+    assert offered("povid pus") == ["push"] and offered("povid train --stage b") == ["both"] and offered("povid share --sp") == ["--space"]
+
+
+def test_a_plan_can_be_read_by_a_program(monkeypatch):
+    @dataclasses.dataclass
+    class Plan: fits: bool; hours: float
+    monkeypatch.setattr("povid_nb.plan.plan", lambda model, gpu, data: Plan(gpu == "t4", data / 10))
+    assert json.loads(called("plan", "--gpu", "t4", "--data", "15", "--json")) == {"fits": True, "hours": 1.5}

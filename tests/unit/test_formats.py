@@ -82,3 +82,41 @@ def test_one_bad_picture_inside_a_dataset(tmp_path):
     raw = dataset.cast_column("images", List(ImageFeature(decode=False))).map(spoil, with_indices=True)
     with pytest.warns(UserWarning, match="1 of 2 rows .*the picture is not an image that Pillow can read"):
         assert [p.id for p in from_dataset(raw, aside=tmp_path/"bad.jsonl")] == ["blue"]
+
+
+def test_many_pairs_stay_on_disk(tmp_path, monkeypatch):
+    "The same pairs in the same order; slices and choices of them, too; the file goes with them"
+    import gc, pickle
+    from povid_nb import formats
+    Image.new("RGB", (4, 4), "red").save(tmp_path/"x.png")
+    some = [Pair(Example(Image.new("RGB", (4, 4), (i, 0, 0)) if i % 2 else str(tmp_path/"x.png"), f"What is {i}?", "A cat.", str(i)), "A dog.", "logic", [Edit("cat", "dog")]) for i in range(7)]
+    assert as_pairs(iter(some)) == some
+    monkeypatch.setattr(formats, "_MANY", 3)
+    found = as_pairs(iter(some))
+    assert isinstance(found, formats._OnDisk) and len(found) == 7 and as_pairs(found) is found
+    for a, b in zip(found, some, strict=True): assert (a.key, a.edits, a.kind) == (b.key, b.edits, b.kind) and open_image(a.image).tobytes() == open_image(b.image).tobytes()
+    assert [p.id for p in found[2:5]] == ["2", "3", "4"] and [p.id for p in found[1:].take([0, 4])] == ["1", "5"] and found[-1].id == "6"
+    assert pickle.loads(pickle.dumps(found))[3].id == "3"                         # as the workers of a loader get it
+    file = found.table.cache_files[0]["filename"]
+    with open(file, "rb"): del found, a
+    gc.collect()
+    with pytest.raises(FileNotFoundError): open(file)
+
+
+def test_memory_is_flat_however_many_pairs_there_are(tmp_path, monkeypatch):
+    "What Python holds, for three times as many pairs"
+    import tracemalloc
+    from povid_nb import formats
+    from povid_nb.train import pairs_digest
+    monkeypatch.setattr(formats, "_MANY", 100)
+    def held(n):
+        rows = (Pair(Example("x.png", f"What is {i}?", "A cat. " * 20, str(i)), "A dog. " * 20) for i in range(n))
+        tracemalloc.start()
+        found = as_pairs(rows)
+        assert pairs_digest(found)["count"] == n
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+    held(1100)                                                                    # what is imported and kept once
+    few, many = held(1100), held(3300)
+    assert many < 1.3 * few

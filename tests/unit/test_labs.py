@@ -6,7 +6,7 @@ from povid_nb import trials
 from povid_nb.measure import RESULTS
 
 LABS = Path(__file__).parents[2]/"nbs"/"labs"
-NAMES = sorted(file.stem for file in LABS.glob("*.ipynb"))
+NAMES = sorted(file.stem for file in LABS.glob("*.ipynb") if file.stem != "index")
 UNSAVED = "With `rates = "                     # begins the one sentence about a run that is not saved
 
 
@@ -71,3 +71,14 @@ def test_run_executes_the_cells_at_full_size(tmp_path, monkeypatch):
 
 def test_the_results_have_what_the_labs_draw():
     assert {file.stem for file in RESULTS.glob("*.json")} >= set(NAMES)
+
+
+def test_the_page_of_all_labs_has_a_row_for_each_and_what_it_says_is_in_their_results():
+    text = "\n".join(source for kind, source in cells("index") if kind == "markdown")
+    code = "\n".join(source for kind, source in cells("index") if kind == "code")
+    for name in NAMES: assert f"({name}.ipynb)" in text and f'("{name}", ' in code, name
+    table = text[text.index("| | paper | released code | here |"):].split("\n\n")[0].splitlines()[2:]
+    assert len(table) >= 12 and all(re.search(r"\(\S+\.ipynb\)|all labs", row) for row in table)
+    for name, finding in re.findall(r"\((\S+?)\.ipynb\), finding (\d)", text):
+        found = next(source for kind, source in cells(name) if source.startswith("## What was found"))
+        assert f"\n{finding}. " in found, (name, finding)

@@ -30,7 +30,7 @@ def test_there_are_twelve_lessons_and_45_exercises_with_checks():
 
 
 def test_every_check_belongs_to_an_exercise():
-    cells = [json.loads((links.ROOT/"nbs"/path).read_text(encoding="utf-8"))["cells"] for path in FOUND]
+    cells = [json.loads((links.ROOT/"nbs"/path).read_text(encoding="utf-8"))["cells"] for path in [*FOUND, *links.labs()]]
     used = {name for cell in sum(cells, []) for name in re.findall(r"^assert check\.(\w+)\(", links.source(cell), re.MULTILINE)}
     assert used == set(check.exercises())
 

@@ -123,6 +123,8 @@ def test_the_graphs_are_the_model(tmp_path, vlm):
         whole, first = runtime.read(ids, features, gains)[0], runtime.read(ids[:50], features, gains)
         assert np.abs(whole - expected).max() < 1e-3
         assert np.abs(runtime.read(ids[50:], features, gains, first[1])[0] - expected[50:]).max() < 1e-3
+        last, longer = runtime.read(ids[50:], features, gains, first[1], start=3)     # fewer logits, the same cache
+        assert np.abs(last - expected[53:]).max() < 1e-3 and {part.shape[2] for part in longer} == {len(ids)}
 
 
 def test_the_saved_comparison_holds_what_is_promised():

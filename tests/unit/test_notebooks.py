@@ -30,8 +30,8 @@ def is_alt(cell):
 
 
 def is_lesson(path):
-    "Stage notebooks and labs, as against the front page and the reference page"
-    return path not in ("index.ipynb", "glossary.ipynb", "reference.ipynb")
+    "Lessons, labs and workshop, as against pages of words alone"
+    return path not in {f"{name}.ipynb" for name in ("index", "howto", "glossary", "reference", "changelog", "404")}
 
 
 # ---- The checks: each yields what is wrong ---------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def test_the_sidebar_lists_every_notebook_once():
     sidebar = yaml.safe_load((ROOT/"nbs"/"sidebar.yml").read_text())["website"]["sidebar"]
     listed = list(entries(sidebar["contents"]))
     exist = {str(file.relative_to(ROOT/"nbs")) for file in links.notebooks()}
-    assert set(listed) == exist
+    assert set(listed) == exist - {"404.ipynb"}
     assert len(listed) == len(set(listed))
 
 
@@ -152,7 +152,7 @@ def test_the_course_table_names_every_notebook():
     index = (ROOT/"nbs"/"index.ipynb").read_text()
     for file in links.notebooks():
         path = str(file.relative_to(ROOT/"nbs"))
-        if path not in ("index.ipynb", "glossary.ipynb", "reference.ipynb"):
+        if "/" in path or re.match(r"\d\d_", path):
             assert f"]({path})" in index, "run `make links`"
 
 
@@ -171,7 +171,7 @@ def test_the_site_names_only_files_that_exist():
     assert (ROOT/"nbs"/"_quarto.yml").resolve() == ROOT/"_quarto.yml"
     files = [config["format"]["html"]["css"], *(item["href"] for item in config["website"]["navbar"]["left"]),
              *(name for name in config["metadata-files"] if name != "nbdev.yml")]    # nbdev writes that one at each build
-    assert not [name for name in files if not (ROOT/"nbs"/name).exists()]
+    assert not [name for name in files if not (ROOT/"nbs"/name.partition("#")[0]).exists()]
 
 
 @pytest.mark.parametrize("file", sorted((ROOT/".github"/"workflows").glob("*.yml")), ids=lambda file: file.stem)

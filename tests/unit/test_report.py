@@ -26,7 +26,7 @@ def a_pair(text):
 @pytest.fixture(scope="module")
 def evil_page():
     def fails(): raise ValueError(EVIL)
-    return report.report_page(found("base", "sft", "stage2"), EVIL, [(EVIL, EVIL, 3)], [a_pair(EVIL)], {"sft": [{"step": 1, "loss": 1.}]},
+    return report.report_page({"own": found("base", "sft", "stage2"), EVIL: found("base", "sft", "stage2")}, EVIL, [(EVIL, EVIL, 3)], [a_pair(EVIL)], {"sft": [{"step": 1, "loss": 1.}]},
                        [(EVIL, EVIL, fails, EVIL), ("Skipped", "Why it is.", None, "")], EVIL, {EVIL: EVIL})
 
 
@@ -38,25 +38,48 @@ def test_no_text_becomes_code(evil_page):
 
 def test_a_figure_that_fails_says_so_and_the_rest_is_there(evil_page):
     assert "This figure could not be drawn (ValueError: &lt;script&gt;" in evil_page and "Why it is." in evil_page
-    for title in ("What it says", "What was measured", "What was done", "Training", "Repeat it"): assert f"<h2>{title}</h2>" in evil_page
+    for title in ("How it was made", "What it says", "What was measured", "Training", "Repeat it"): assert f"<h2>{title}</h2>" in evil_page
 
 
-def test_a_chart_comes_first_and_captions_before_pairs(evil_page):
-    assert evil_page.index("<img") < evil_page.index("<h2>")
-    assert evil_page.index("What it says") < evil_page.index("What was measured") < evil_page.index("a preference pair")
+def test_the_first_screen_has_one_chart_all_splits_and_cards(evil_page):
+    first = evil_page[:evil_page.index("<h2>")]
+    assert first.count('alt="Captions that hallucinate against') == 1
+    assert first.count('class="card"') == 2, "a card for each of the two pictures that are described wrongly before"
+    for words in ("Typical scenes", "Counter-typical scenes", ">control</td>", ">before</td>"): assert words in first
+    assert first.count(">control</td>") == 2, "a row for each kind of right answers"
 
 
-def test_both_kinds_of_pictures_are_in_the_headline():
-    models = found("base", "sft", "stage2")
-    text = report._answer(models, report._like_for_like(models))
-    assert len(text) == 2 and text[0].startswith("Typical scenes: before, 67 %") and "afterwards 33 %" in text[1]
-    assert "The difference is -33 points, +33 at equal length and +33 at equal recall. No clear difference" in text[1]
-    assert "reaches 33 % and 60 %" in text[1]                                # 3 of 5 things named by `AFTER`
+def test_how_it_was_made_comes_next_and_measurements_after_the_captions(evil_page):
+    order = [evil_page.index(f"<h2>{title}</h2>") for title in ("How it was made", "What it says", "What was measured")]
+    assert order == sorted(order) and evil_page.index("a preference pair") < order[1]
+
+
+def scored(texts, n=30):
+    "A model that says each of the three texts `n` times, about as many pictures"
+    of = chair.score(texts * n, TRUTHS * n, measure.VOCABULARY)
+    images = dict.fromkeys(range(3 * n), Image.new("RGB", (4, 4)))
+    return {"counter": dict(images=images, captions=of, chair=of.scores())}
+
+
+RIGHT = ["A fork on a plate.", "A ball.", "A dog and a ball."]
+WRONG = ["A fork, a plate and a knife.", "A ball and a dog.", "A dog and a ball."]
+
+
+@pytest.mark.parametrize("control, stage, judged", [
+    (WRONG, RIGHT, "the contrast matters"), (RIGHT, RIGHT, "they alone are enough"), (WRONG, WRONG, "no gain is clear"),
+    (RIGHT, WRONG, "the contrast does harm"), (WRONG, [""] * 3, "no gain is clear")])
+def test_where_the_contrast_matters(control, stage, judged):
+    "Only what the control does not reach is credited to the contrast, and saying nothing is no gain"
+    models = {"base": scored(WRONG), "sft": scored(control), "stage1": scored(stage)}
+    short, figures = report._outcome(models, "own")
+    assert short.startswith(f"Right answers with the model's own errors: {judged}")
+    points = round(100 * (models["stage1"]["counter"]["captions"].chair_s - models["sft"]["counter"]["captions"].chair_s))
+    assert "67 % hallucinate before" in figures and f"stage 1: {points:+d} (".replace("-", "−").replace("+0", "0") in figures
 
 
 def test_one_model_alone_has_no_differences():
-    source = report.report_page(found("base"), "m", [])
-    assert "less before" not in source and "Where it got worse" not in source
+    source = report.report_page({"own": found("base")}, "m", [])
+    assert "less before" not in source and "Where it got worse" not in source and "there is no control" in source
 
 
 def test_differences_are_of_the_same_pictures():
@@ -73,11 +96,11 @@ def test_where_it_got_worse():
 
 
 def test_a_kind_of_test_that_the_page_does_not_know():
-    source = report.report_page(found("base", "stage2", splits=("<b>mine</b>",)), "m", [])
+    source = report.report_page({"own": found("base", "stage2", splits=("<b>mine</b>",))}, "m", [])
     assert "<b>mine" not in source and "&lt;b&gt;mine" in source
 
 
 def test_like_for_like_comes_before_the_other_tables():
-    source = report.report_page(found("base", "stage2"), "m", [])
+    source = report.report_page({"own": found("base", "stage2")}, "m", [])
     assert source.count("equal recall</td>") == 2 and source.index("equal recall</td>") < source.index("hallucinate (CHAIR<sub>s</sub>)", source.index("equal recall</td>"))
-    assert source.count("the headline, and length, recall or yes-rate beside it") == 2 and "could not be drawn" not in source
+    assert source.count("the headline, and length, recall or yes-rate beside it") == 1 and "could not be drawn" not in source

@@ -44,7 +44,8 @@ def test_two_processes_finish_the_same_run(killed, tmp_path):
     assert one["base"] == two["base"], "nothing is trained here, so nothing may differ"
     for who in ("sft", "stage1", "stage2"):
         settings = json.loads(next((tmp_path/who).glob("stage*/povid.json")).read_text())["settings"]
-        assert settings["pairs_per_step"] == 4, "the same global batch"
+        assert settings["processes"] == 2
+        assert settings["batch_size"] * settings["accumulation"] * settings["processes"] == 4, "the same global batch"
         for split in one[who]:
             for part, names in (("chair", ("chair_i", "recall")), ("pope", ("accuracy",))):
                 for name in names: assert two[who][split][part][name] == pytest.approx(one[who][split][part][name], abs=.1), (who, split, name)

@@ -1,0 +1,110 @@
+"The checks of the labs' exercises accept right answers in several spellings, and name the mistake in wrong ones"
+import math
+import pytest
+import torch
+import torch.nn.functional as F
+from povid_nb import check, trials, world
+
+check.exercises()
+N = 8
+PAIRS = lambda seed: trials.world_pairs(N, seed)
+CODE = dict(stage="1", num_train_epochs=2, noise_space="pixels", noise_overflow="wrap", form="released", own_tokens=True)
+BOTH = dict(stage="1", form="paper", num_train_epochs=2)
+
+
+def why(name, solution): return check._why_not(solution, check._ATTEMPTS[name])
+def gives(**options): return lambda: (PAIRS, options)
+
+
+def carried(pair="{} - before", default="counter", measure="chair_s", clear=lambda d: d[1] * d[2] > 0, skip="before"):
+    def solution(saved, split=default):
+        each = {who: saved["differences"].get(pair.format(who)) for who in saved["means"] if who != skip}
+        each = {who: d[split][measure] if d else [0., 0., 0.] for who, d in each.items()}
+        return {who: (d[0], clear(d)) for who, d in each.items()}
+    return solution
+
+
+def pick(key=lambda m: m["chair_s"][0], enough=lambda m, least: m["recall"][0] >= least, loss=.04, skip="before"):
+    def solution(saved):
+        rows = {who: m["counter"] for who, m in saved["means"].items()}
+        least = rows["before"]["recall"][0] - loss
+        return min((who for who in rows if who != skip and enough(rows[who], least)), key=lambda who: key(rows[who]))
+    return solution
+
+
+def pick_sorted(saved):
+    rows = sorted(saved["means"].items(), key=lambda row: row[1]["counter"]["chair_s"][0])
+    low = saved["means"]["before"]["counter"]["recall"][0]
+    return [who for who, m in rows if who != "before" and low - m["counter"]["recall"][0] <= .04][0]
+
+
+def mixture(cut=lambda c, f, k: c[:k] + f[k:], swap=False, seeded=True):
+    def solution(share):
+        def pairs(seed):
+            c, f = (trials.world_pairs(N, seed * seeded, habit=habit, captions=1.) for habit in (world.Habit(), world.FLAWED))
+            return cut(*((f, c) if swap else (c, f)), round(share * len(c)))
+        return pairs
+    return solution
+
+
+def dpop(margin=lambda w, l: w - l - 5 * (-w).clamp(min=0)):
+    return lambda policy, reference: F.softplus(-.1 * margin(policy.chosen - reference.chosen, policy.rejected - reference.rejected))
+
+
+RIGHT = {
+    "in_turn": [gives(stage="both", stage1=dict(form="sft", num_train_epochs=1), stage2=dict(form="dpo", num_train_epochs=1)),
+                gives(stage1=dict(form="sft"), stage2=dict(form="dpo"), num_train_epochs=1)],
+    "carried": [carried(), carried(clear=lambda d: not d[1] <= 0 <= d[2])],
+    "pick_by_rule": [pick(), pick_sorted],
+    "rising": [gives(**BOTH, noise_step=[300, 700], noise_draw="rising"), gives(form="released", noise_step=(300, 700), noise_draw="rising")],
+    "same_words": [gives(**CODE | dict(own_tokens=False)), gives(**{k: v for k, v in CODE.items() if k != "own_tokens"})],
+    "mixture": [mixture(), mixture(lambda c, f, k: [a if i >= len(c) - k else b for i, (a, b) in enumerate(zip(c, f))])],
+    "dpop": [dpop(), dpop(lambda w, l: torch.minimum(w, 6 * w) - l)]}
+
+WRONG = [
+    ("in_turn", gives(stage="1", form="sft"), "stage='both'"),
+    ("in_turn", gives(stage="both"), "right answers alone"),
+    ("in_turn", gives(stage="both", stage1=dict(form="sft")), "injected answers alone are form='dpo'"),
+    ("in_turn", gives(stage1=dict(form="sft"), stage2=dict(form="dpo")), "for 4 in all"),
+    ("in_turn", lambda: dict(stage="both"), "return two things"),
+    ("in_turn", lambda: ([], {}), "function of the seed"),
+    ("carried", carried(skip="nobody"), "leave out the untuned model"),
+    ("carried", carried("before - {}"), "other way round"),
+    ("carried", carried(default="typical"), "typical split"),
+    ("carried", carried(clear=lambda d: d[1] > 0), "below zero is clear"),
+    ("pick_by_rule", pick(enough=lambda m, least: True), "names little"),
+    ("pick_by_rule", pick(key=lambda m: -m["recall"][0]), "fewest hallucinations"),
+    ("pick_by_rule", pick(skip="nobody"), "no contestant"),
+    ("pick_by_rule", pick(loss=.02), "middling"),
+    ("rising", gives(**BOTH, noise_step=[300, 700], noise_draw="random"), "for each pair"),
+    ("rising", gives(**BOTH, noise_step=500), "stays fixed"),
+    ("rising", gives(**BOTH, noise_step=[700, 300], noise_draw="rising"), "[300, 700]"),
+    ("same_words", gives(**CODE), "still true"),
+    ("same_words", gives(**CODE | dict(own_tokens=False, form="paper")), "loss stays"),
+    ("same_words", gives(**CODE | dict(own_tokens=False, noise_overflow="clamp")), "noise stays"),
+    ("mixture", mixture(swap=True), "other way round"),
+    ("mixture", mixture(lambda c, f, k: c[:k] + f), "as many pairs"),
+    ("mixture", mixture(lambda c, f, k: c[:k] + f[:len(f) - k]), "twice"),
+    ("mixture", mixture(seeded=False), "another seed"),
+    ("mixture", lambda share: [], "function of the seed"),
+    ("dpop", dpop(lambda w, l: w - l), "plain DPO"),
+    ("dpop", dpop(lambda w, l: w - l + 5 * (-w).relu()), "taken away"),
+    ("dpop", dpop(lambda w, l: w - l - (-w).relu()), "weight 5"),
+    ("dpop", dpop(lambda w, l: w - l - 5 * w.abs()), "not penalised"),
+    ("dpop", dpop(lambda w, l: w - l + 5 * w), "earns nothing")]
+
+
+@pytest.mark.parametrize("name, solution", [(name, s) for name, found in RIGHT.items() for s in found])
+def test_a_right_answer_is_accepted(name, solution):
+    assert why(name, solution) is None
+
+
+@pytest.mark.parametrize("name, solution, mistake", WRONG)
+def test_a_wrong_answer_is_refused_and_its_mistake_named(name, solution, mistake):
+    assert mistake in (why(name, solution) or "accepted")
+
+
+def test_each_exercise_has_three_wrong_answers_and_two_right_ones():
+    assert set(RIGHT) == {name for name in check.exercises() if check._ATTEMPTS[name].__module__ == "povid_nb.checks_labs"}
+    for name, right in RIGHT.items():
+        assert len(right) >= 2 and sum(wrong[0] == name for wrong in WRONG) >= 3
