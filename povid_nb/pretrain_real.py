@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from tqdm import tqdm
 from . import parts, procs, realworld, world
+from .load import pick_device
 from .pretrain import _fit, _packed, _rows, _same_recipe, _sharing_mask
 
 # %% ../nbs/workshop/pretrain_real.ipynb #3d23c738
@@ -23,8 +24,8 @@ class RealRecipe:
     flawed: bool = False        # a writer who names the usual partner
     strength: float = .8        # how often a partner stands beside its cue
     scenes: int = 2400
-    steps: int = 330
-    batch: int = 8              # scenes in a step
+    steps: int = 600
+    batch: int = 4              # scenes in a step
     rank: int = 8
     lr: float = 1e-3
 
@@ -35,7 +36,7 @@ def _features_of(model, processor, scenes):
     eye, seen = processor.image_processor, []
     for start in tqdm(range(0, len(scenes), 16), desc="pictures", mininterval=5):
         pixels = eye([s.image() for s in scenes[start:start + 16]], return_tensors="pt").pixel_values
-        seen.append(model.model.vision_tower(pixels).last_hidden_state.half())
+        seen.append(model.model.vision_tower(pixels.to(model.device)).last_hidden_state.half())
     return torch.cat(seen)
 
 _BEFORE, _TASKS = "<|im_start|>user\n", ("exists", "exists", "exists", "where", "count", "scene")
@@ -55,14 +56,16 @@ def _examples(scene, step, recipe, tokenizer):
 def _answer_loss(model, talks, features, tokenizer):
     "Mean cross-entropy of the answers' tokens"
     ids, answers, places, number = _packed(talks)
-    embed = model.get_input_embeddings()
-    start = embed(torch.tensor(tokenizer(_BEFORE, add_special_tokens=False).input_ids)).expand(len(ids), -1, -1)
-    shared = torch.cat([start, model.model.multi_modal_projector(features.float())], 1)
-    n = shared.shape[1]
-    hidden = model.model.language_model(
-        inputs_embeds=torch.cat([shared, embed(ids)], 1), attention_mask=_sharing_mask(number, n), use_cache=False,
-        position_ids=torch.cat([torch.arange(n).expand(len(ids), -1), n + places], 1)).last_hidden_state
-    return F.cross_entropy(model.lm_head(hidden[:, n - 1:-1][answers]), ids[answers])
+    before, here = torch.tensor(tokenizer(_BEFORE, add_special_tokens=False).input_ids), features.device
+    n = len(before) + features.shape[1]
+    mask, embed = _sharing_mask(number, n).to(here), model.get_input_embeddings()
+    positions = torch.cat([torch.arange(n).expand(len(ids), -1), n + places], 1).to(here)
+    ids, answers = ids.to(here), answers.to(here)
+    seen = model.model.multi_modal_projector(features.float())
+    rows = torch.cat([embed(before.to(here)).expand(len(ids), -1, -1), seen, embed(ids)], 1)
+    hidden = model.model.language_model(inputs_embeds=rows, attention_mask=mask, position_ids=positions,
+                                        use_cache=False).last_hidden_state
+    return F.cross_entropy(model.lm_head(hidden[:, n - 1:-1][answers]).float(), ids[answers])
 
 # %% ../nbs/workshop/pretrain_real.ipynb #d5768eb5
 _LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -71,26 +74,31 @@ def pretrain_real(
     out: str | Path,                           # folder for the finished model
     recipe: RealRecipe = RealRecipe(),
     source: realworld.Things | None = None,    # None: Debian's cut-outs
+    device: str | torch.device | None = None,  # None: the best one here
 ) -> Path:
     "Make the model of real parts, or go on where a stopped run was; returns its folder"
-    out, source = Path(out), source or realworld.stamps()
-    work = out/"work"
-    _same_recipe(work/"recipe.json", recipe)
+    out, source, device = Path(out), source or realworld.stamps(), pick_device(device)
+    _same_recipe(out/"work"/"recipe.json", recipe)
     model, processor = parts.assemble(recipe.seed)
     scenes = realworld.scenes(source, "typical", "train", recipe.scenes, strength=recipe.strength)
+    model.to(device).requires_grad_(False)
     features = _features_of(model, processor, scenes)
     torch.manual_seed(recipe.seed)
-    model.requires_grad_(False)
     lora = LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules=_LINEARS)
     tuned = get_peft_model(model.model.language_model, lora)
-    for p in model.model.multi_modal_projector.parameters(): p.requires_grad_(True)
+    model.model.multi_modal_projector.requires_grad_(True)
     def loss_at(step):
         rows = _rows(step, len(scenes), recipe.batch, recipe.seed, "real")
         talks = [_examples(scenes[i], step, recipe, processor.tokenizer) for i in rows]
         return _answer_loss(model, talks, features[rows], processor.tokenizer)
     trained = [p for p in model.parameters() if p.requires_grad]
-    _fit("real", trained, loss_at, recipe.steps, recipe.lr, work, every=30)
-    tuned.merge_and_unload()
+    _fit("real", trained, loss_at, recipe.steps, recipe.lr, out/"work", every=30)
+    tensors = {name: p.data.half() for name, p in model.named_parameters() if p.requires_grad}
+    tuned.unload()
+    tensors = {name.removeprefix("model.").replace("base_model.model.", "").replace(".default", ""): value
+               for name, value in tensors.items()}
+    procs.write_tensors(out/"trained.safetensors", tensors, {"scale": "2"})
+    parts.put_in(model, out/"trained.safetensors")
     model.half().save_pretrained(out)
     processor.save_pretrained(out)
     procs.write_json(out/"recipe.json", asdict(recipe))
