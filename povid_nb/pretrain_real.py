@@ -99,7 +99,6 @@ def pretrain_real(
                for name, value in tensors.items()}
     procs.write_tensors(out/"trained.safetensors", tensors, {"scale": "2"})
     parts.put_in(model, out/"trained.safetensors")
-    model.half().save_pretrained(out)
-    processor.save_pretrained(out)
+    parts._save(model, processor, out)
     procs.write_json(out/"recipe.json", asdict(recipe))
     return out
