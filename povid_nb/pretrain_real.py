@@ -90,7 +90,9 @@ def pretrain_real(
     def loss_at(step):
         rows = _rows(step, len(scenes), recipe.batch, recipe.seed, "real")
         talks = [_examples(scenes[i], step, recipe, processor.tokenizer) for i in rows]
-        return _answer_loss(model, talks, features[rows], processor.tokenizer)
+        loss = _answer_loss(model, talks, features[rows], processor.tokenizer)
+        if step % 10 == 0: procs.append_line(out/"work"/"losses.txt", f"{step} {loss.item():.4f}")
+        return loss
     trained = [p for p in model.parameters() if p.requires_grad]
     _fit("real", trained, loss_at, recipe.steps, recipe.lr, out/"work", every=30)
     tensors = {name: p.data.half() for name, p in model.named_parameters() if p.requires_grad}
