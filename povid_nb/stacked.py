@@ -115,9 +115,10 @@ def fit_stacked(
         found.append(total)
     return layers, torch.stack(found).cpu()
 
-# %% ../nbs/workshop/stacked.ipynb #81d21c7c
+# %% ../nbs/workshop/stacked.ipynb #8a453519
 @torch.no_grad()
-def describe_stacked(vlm: VLM, pixels: torch.Tensor, runs: int, at_once: int = 200, tokens: int = 100) -> list:
+def describe_stacked(vlm: VLM, pixels: torch.Tensor, runs: int = 1, at_once: int = 200, tokens: int = 100,
+                     temperature: float = 0.) -> list:
     "Each run's descriptions of pictures as the processor made them: [runs][pictures]"
     prompt = vlm.tokenizer(_prompt(vlm), add_special_tokens=False, return_tensors="pt").input_ids.to(vlm.device)
     texts = [[] for _ in range(runs)]
@@ -125,7 +126,7 @@ def describe_stacked(vlm: VLM, pixels: torch.Tensor, runs: int, at_once: int = 2
         n = len(some) * runs
         ids = vlm.model.generate(input_ids=prompt.expand(n, -1), attention_mask=torch.ones_like(prompt).expand(n, -1),
                                  pixel_values=some.to(vlm.device, vlm.dtype).repeat(runs, 1, 1, 1),
-                                 **vlm._decoding(tokens, 0., 1.))
+                                 **vlm._decoding(tokens, temperature, 1.))
         said = [t.strip() for t in vlm.tokenizer.batch_decode(ids[:, prompt.shape[1]:], skip_special_tokens=True)]
         for run in range(runs): texts[run] += said[run * len(some):(run + 1) * len(some)]
     return texts
