@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/workshop/stacked.ipynb #4f96a771
+# %% ../nbs/workshop/stacked.ipynb #33713131
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from .branches import Branches
 from .methods import Data, Method, _batches, batch_losses
 from .vlm import VLM
 
-# %% ../nbs/workshop/stacked.ipynb #197f2374
+# %% ../nbs/workshop/stacked.ipynb #61e48e0d
 class Stacked(nn.Module):
     "A linear layer with an adapter for each of several runs; the rows that it reads stand in the order of the runs"
     on = True      # off: the reference
@@ -37,7 +37,7 @@ def _off(on=False):
     try: yield
     finally: Stacked.on = before
 
-# %% ../nbs/workshop/stacked.ipynb #7e8b8bdd
+# %% ../nbs/workshop/stacked.ipynb #d7237803
 def _starts(vlm, seeds, rank):
     "path of a layer -> (a, b) of each seed; the model is left as it was"
     found = {}
@@ -71,7 +71,7 @@ def unstack(vlm: VLM, layers: list) -> None:
             setattr(vlm.base.get_submodule(parent), name, module.layer)
     del vlm.model.disable_adapter
 
-# %% ../nbs/workshop/stacked.ipynb #64057854
+# %% ../nbs/workshop/stacked.ipynb #9da940e7
 class _Adam:
     def __init__(self, layers, rates, limit=1.):
         self.parts, self.limit = [p for layer in layers for p in (layer.a, layer.b)], limit
@@ -110,12 +110,13 @@ def fit_stacked(
             losses = batch_losses(branches, data, method, some, nll).view(len(runs), -1).sum(1) / size
             losses.sum().backward()
             total = total + losses.detach()
-        if not total.isfinite().all(): raise FloatingPointError(f"the loss is {total.tolist()} at step {i}; lower the rates")
+        if not total.isfinite().all():
+            raise FloatingPointError(f"the losses are {total.tolist()} at step {i}; lower the rates")
         adam.step((1 + math.cos(math.pi * i / steps)) / 2)
         found.append(total)
     return layers, torch.stack(found).cpu()
 
-# %% ../nbs/workshop/stacked.ipynb #8a453519
+# %% ../nbs/workshop/stacked.ipynb #16e1fc48
 @torch.no_grad()
 def describe_stacked(vlm: VLM, pixels: torch.Tensor, runs: int = 1, at_once: int = 200, tokens: int = 100,
                      temperature: float = 0.) -> list:
