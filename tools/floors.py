@@ -24,6 +24,7 @@ FLOORS = {
     "loss": 1,
     "neighbours": 1,
     "forms": 1,
+    "metrics": 1,
     # 2: the drawn world, what is counted, and what is paid for
     "world": 2,
     "coco": 2,
