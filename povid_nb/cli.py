@@ -65,7 +65,7 @@ def _pretrain(
                     "on right captions, or on a flawed writer's (povid_nb[real]).") = "drawn",
     scenes: _option(Optional[int], "Test scenes of each split, for the card; left out: 500, real: 50.") = None,
     config: _Config = None):
-    "Make the built-in model again, from nothing; or train what joins real parts."
+    "Make the built-in model again, from nothing; or a model of real parts."
     if recipe != "drawn":
         from povid_nb.pretrain_real import RealRecipe, make_real
         typer.echo(f"card: {make_real(out, RealRecipe(seed, recipe == 'real-flawed'), scenes or 50)}")
