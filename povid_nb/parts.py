@@ -26,8 +26,8 @@ def _need(*modules):
 
 class _TowerConfig(PretrainedConfig):
     model_type = "efficientnet_lite0"
-    def __init__(self, hidden_size=1280, image_size=224, **rest):
-        self.hidden_size, self.image_size = hidden_size, image_size
+    def __init__(self, hidden_size=1280, image_size=224, patch_size=32, **rest):
+        self.hidden_size, self.image_size, self.patch_size = hidden_size, image_size, patch_size
         super().__init__(**rest)
 
 class _Tower(PreTrainedModel):

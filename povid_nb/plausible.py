@@ -65,7 +65,22 @@ def read_sugarcrepe(
         found[kind] = [(row["caption"], row["negative_caption"]) for row in rows.values()]
     return found
 
-# %% ../nbs/workshop/plausible.ipynb #60a2444c
+# %% ../nbs/workshop/plausible.ipynb #88f2abc7
+def meter(
+    model: torch.nn.Module, tokenizer: Any,
+    pairs: dict,        # source -> [(truth, lie)]
+    draws: int = 1000,
+) -> dict:
+    "source -> how often the lie is the more plausible text, and the mean log-odds, both with 95 % intervals"
+    found = {}
+    for name, some in pairs.items():
+        odds = log_odds(model, tokenizer, *zip(*some))
+        picks = torch.randint(len(odds), (draws, len(odds)), generator=torch.Generator().manual_seed(0))
+        measure = lambda x: [x.mean().item(), *x[picks].mean(1).quantile(torch.tensor([.025, .975])).tolist()]
+        found[name] = dict(n=len(odds), plausible=measure((odds > 0).float()), log_odds=measure(odds))
+    return found
+
+# %% ../nbs/workshop/plausible.ipynb #2b89489a
 def _mentions(source, text):
     "(start, end, kind) of each kind that a text names, article included"
     names = {name: kind for kind in source.kinds for name in (kind, *source.synonyms.get(kind, []))}
@@ -124,7 +139,7 @@ def blind_lie(
     logps = _option_logps(model, tokenizer, text[:where[0]].rstrip(), [" " + o[:len(o) - tail] for o in options])
     return _replaced(text, where, rng.choices(kinds, logps.softmax(0).tolist())[0])
 
-# %% ../nbs/workshop/plausible.ipynb #50234d58
+# %% ../nbs/workshop/plausible.ipynb #349fa4cf
 def _behind_cue(scene, kind=None):
     "(a right description up to its first cue, what names the cue's partner, or the `kind`, behind it)"
     cues = [t for t in scene.things if t.kind in scene.source.partners]

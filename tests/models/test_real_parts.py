@@ -1,0 +1,35 @@
+"The model of real parts: from the packages and the trained parts that are shipped to a description"
+import importlib.util
+import pytest
+from povid_nb import parts, realworld
+from povid_nb.branches import Branches
+from povid_nb.vlm import VLM
+
+missing = [package for module, package in parts._NEEDS.items() if importlib.util.find_spec(module) is None]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing), reason=f"needs povid_nb[real]: {', '.join(missing)}"),
+              pytest.mark.skipif(not realworld._STAMPS.exists(), reason="needs tuxpaint-stamps-default")]
+
+
+@pytest.fixture(scope="module")
+def real():
+    return VLM.load("real", dtype="float32")
+
+
+def test_it_names_most_of_what_is_there(real):
+    scenes = realworld.scenes(realworld.stamps(), "typical", "validation", 8)
+    said = real.describe(scenes, batch_size=8)
+    named = [{m.kind for m in s.source.vocabulary.find(text)} for s, text in zip(scenes, said)]
+    found = sum(len(n & s.objects) for n, s in zip(named, scenes)) / sum(len(s.objects) for s in scenes)
+    assert found > .6, said
+
+
+def test_its_answers_share_a_row(real):
+    assert Branches(real).why_plain is None
+
+
+def test_the_first_scene_is_seen_and_not_guessed(real):
+    scene, grey = realworld.scenes(realworld.stamps(), "counter", "validation", 1)[0], lambda pixels: pixels * 0
+    words = [t.kind for t in scene.things]
+    begin = f"The picture shows a {scene.context}. There is a"
+    seen, blind = (sum(w.prob for w in real.next_tokens(scene, prefix=begin, words=words, pixels=p)) for p in (None, grey))
+    assert seen > 2 * blind
