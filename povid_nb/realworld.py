@@ -248,8 +248,8 @@ def _sample(source, split, part, i, strength):
             return filler.choice(free or [k for k in near + far if k not in kinds])
         while len(kinds) < n: kinds.append(another())
         if split == "counter":       # what would stand there in the typical scene, but for the partners
-            gone = [i for i, kind in enumerate(kinds) if kind in map(habits.get, cues)]
-            for i in gone: kinds[i] = another()
+            gone = [at for at, kind in enumerate(kinds) if kind in map(habits.get, cues)]
+            for at in gone: kinds[at] = another()
     return Scene(tuple(Thing(*one) for one in zip(kinds, places)), context, f"{split}/{part}/{i}", source)
 
 def scenes(

@@ -31,6 +31,7 @@ def test_splits_differ_in_the_partner_alone(things):
 def test_a_part_is_not_another_part(things):
     parts = [realworld.scenes(things, "typical", part, 50) for part in ("train", "pairs", "validation", "test")]
     assert len({s.seed for some in parts for s in some}) == 200
+    assert len({s.seed for s in realworld.scenes(things, "counter", "test", 50)}) == 50
     assert realworld.scenes(things, "typical", "test", 5, start=3)[0] == realworld.scenes(things, "typical", "test", 4)[3]
 
 
