@@ -113,7 +113,7 @@ class Data:
         return torch.where(_where_things_stand(self.scenes, clean), noisy, clean) if kind == "things" else noisy
 
     def seen(self, branches: Branches, picture: str, some: Sequence[int]) -> list:
-        "The features of some pictures: clean, noisy (at `k`, or as in `noisy 700`), things (noise there alone), swapped"
+        "The features of some pictures: clean, swapped, noisy (at `k`, or as in `noisy 700`), things (noise there alone)"
         def look():
             with torch.no_grad(): return branches.look({"pixel_values": self._pixels(picture)})
         features = self._once(picture, look)
@@ -312,7 +312,8 @@ def fit_group(vlm: VLM, tasks: Sequence[tuple], worth: Callable, seed: int, rate
         vlm.model.eval()
         texts = vlm.describe([images[j] for j in some], prompts, batch_size=size, temperature=1., seed=1000 * seed + i)
         rows = [row_of(reader, images[j], text or "A", prompt=p) for j, text, p in zip(some, texts, prompts)]
-        packed, pixels = branches.collate(rows, answers=("chosen",)), torch.cat([row.images["pixel_values"] for row in rows])
+        packed = branches.collate(rows, answers=("chosen",))
+        pixels = torch.cat([row.images["pixel_values"] for row in rows])
         batch = SimpleNamespace(tasks=[tasks[j] for j in some], texts=texts, branches=branches, pixels=pixels,
                                 packed=packed["clean"])
         gained = torch.tensor(worth(batch)).view(-1, group)

@@ -187,7 +187,7 @@ def run(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrained:
 @patch
 def pieces(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrained: Mapping = UNTRAINED,
            fewer: Mapping = {}) -> list:
-    "What `run` does, as pieces for `spread`: the untuned model, then of each method the tries and the tests of all seeds"
+    "What `run` does, as pieces for `spread`: the untuned model; of each method the tries, then the tests of all seeds"
     def first(): return [self.say("before", None, "any", 0, None, part) for part in ("validation", "test")]
     def test(base, name, m, seed):
         return Piece(lambda: self.say(name, m, base, seed, self.choose(name, m, base)[0], "test"))
