@@ -113,7 +113,7 @@ class Data:
         return torch.where(_where_things_stand(self.scenes, clean), noisy, clean) if kind == "things" else noisy
 
     def seen(self, branches: Branches, picture: str, some: Sequence[int]) -> list:
-        "The features of some pictures: clean, swapped, noisy (at `k`, or as in `noisy 700`), things (noise there alone)"
+        "The features of some pictures: clean, swapped, noisy (at k, or as in `noisy 700`), things (noise there alone)"
         def look():
             with torch.no_grad(): return branches.look({"pixel_values": self._pixels(picture)})
         features = self._once(picture, look)

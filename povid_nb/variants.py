@@ -5,22 +5,23 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/workshop/variants.ipynb #8e0ef9b5
+# %% ../nbs/workshop/variants.ipynb #b4ae8558
 import functools, json, random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+import numpy as np
 
-# %% ../nbs/workshop/variants.ipynb #a924eecd
+# %% ../nbs/workshop/variants.ipynb #f2c6863a
 from . import noise, pretrain, stages, trials, world
 from .dpo import dpo_loss, preference_loss, ratios
 from .loss import povid_loss
 from .methods import METHODS, Method, _learn, fit, rows_of
 from .procs import write_json
-from .race import CONTROL, Race, _pictures, counts
+from .race import CONTROL, Race, _commit, _pictures, counts
 from .race_pairs import scenes_of
-from .steps import Piece, Steps
+from .stats import versions
+from .steps import Piece, Steps, spread
 from .vlm import VLM
 
 # %% ../nbs/workshop/variants.ipynb #0cd633e2
@@ -152,3 +153,51 @@ def long_run(run: Race, name: str, method: Method, seed: int, rate: float, marks
     decides = run._sizes() | dict(name=name, seed=seed, rate=rate, marks=list(marks), again=list(again), asked=asked,
                                   scenes=dict(run.scenes))
     return json.loads((run.done(f"long/{name}/{seed}", make, decides)/"found.json").read_text())
+
+# %% ../nbs/workshop/variants.ipynb #52c14c91
+def long_runs(run: Race, rates: Mapping, seeds: Sequence[int], marks: Sequence[int], again: Sequence[int],
+              jobs: int = 1, asked: int = 50, base: str = "own SFT data") -> dict:
+    "All runs of some methods, at their rates, as one result; a row for each method and mark"
+    go = lambda name, seed: long_run(run, name, METHODS[name], seed, rates[name], marks, again, base, asked)
+    pieces = [Piece(functools.partial(go, name, seed)) for seed in seeds for name in rates]
+    if jobs > 1: spread(pieces, jobs)
+    runs = {"before": {0: run.say("before", None, "any", 0, None, "test")}}
+    untuned, skill = skills(VLM.load(run.model), world.scenes("typical", "test", asked, start=5000)), {}
+    skill["before"] = _shares([untuned])
+    for name in rates:
+        each = {seed: go(name, seed) for seed in seeds}
+        for mark in each[seeds[0]]:
+            who = f"{name}, {marks[-1]} {mark[0]} {mark[1:]}" if mark.startswith("+") else f"{name}, {mark}"
+            skill[who] = _shares([each[seed][mark]["skills"] for seed in seeds])
+            runs[who] = {seed: {split: each[seed][mark][split] for split in run.scenes} for seed in seeds}
+    means, differences = trials._summarise(runs)
+    after = lambda who: who.partition(", ")[2]
+    kept = lambda a, b: b == "before" or after(a) == after(b) or a.partition(", ")[0] == b.partition(", ")[0]
+    each = {who: {seed: {split: trials._scores(t) for split, t in by.items()} for seed, by in some.items()}
+            for who, some in runs.items()}
+    return dict(means=means, differences={d: v for d, v in differences.items() if kept(*d.split(" - "))}, each=each,
+                skills=skill, seeds=list(seeds), marks=list(marks), again=list(again), rates=dict(rates), base=base,
+                sizes=run._sizes(), scenes=dict(run.scenes), asked=asked, commit=_commit(), versions=versions())
+
+def _shares(found, draws=2000):
+    "Of each skill the share of right answers, with a 95 % interval over seeds and scenes"
+    rng, out = np.random.default_rng(0), {}
+    for skill in SKILLS:
+        table = np.array([one[skill] for one in found], float)
+        rows, columns = table.shape
+        some = [table[rng.integers(0, rows, rows)][:, rng.integers(0, columns, columns)].mean() for _ in range(draws)]
+        out[skill] = [float(table.mean()), *map(float, np.percentile(some, [2.5, 97.5]))]
+    return out
+
+def by_size(found: Mapping) -> dict:
+    "Races of several numbers of pairs as one result: each contestant with its number of pairs"
+    first = next(iter(found.values()))
+    name = lambda who, n: who if who == "before" else f"{who}, {n} pairs"
+    def side_by_side(part, rename):
+        return {base: {rename(who, n): v for n, r in found.items() for who, v in r[part][base].items()}
+                for base in first[part]}
+    pair = lambda text, n: " - ".join(name(who, n) for who in text.split(" - "))
+    out = {part: side_by_side(part, name) for part in ("means", "each", "tried", "cost")}
+    out["differences"] = side_by_side("differences", pair)
+    more = {k: first[k] for k in ("seeds", "commit", "choosing", "scenes", "tries", "versions")}
+    return out | more | {"pairs": list(found), "minutes": round(sum(r["minutes"] for r in found.values()), 1)}
