@@ -10,7 +10,7 @@ cfg = config["DEFAULT"]
 
 statuses = ["1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta", "5 - Production/Stable"]
 pythons = ["3.11", "3.12", "3.13"]
-needs = {extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "gpu", "live")}
+needs = {extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "gpu", "live", "real")}
 
 setup(
     name=cfg["lib_name"],
@@ -27,7 +27,7 @@ setup(
                  "Topic :: Scientific/Engineering :: Artificial Intelligence",
                  *[f"Programming Language :: Python :: {v}" for v in pythons]],
     packages=find_packages(include=["povid_nb", "povid_nb.*"]),
-    package_data={"povid_nb": ["tiny/*", "tiny/adapters/*/*", "data/*", "launch/*", "configs/*", "results/*", "static/*"]},   # the built-in model travels inside the package
+    package_data={"povid_nb": ["tiny/*", "tiny/adapters/*/*", "data/*", "launch/*", "configs/*", "results/*", "static/*", "real/*"]},   # the built-in model travels inside the package
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=needs,

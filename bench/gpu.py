@@ -3,11 +3,15 @@
 A smaller card is emulated on a larger one: its memory by a cap, its precision by the type of the weights; not its speed.
 Each part is saved as it ends, and none begins after the time that was given.
 """
-import gc, importlib.util, tempfile, time
+import gc, importlib.util, json, tempfile, time
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 
 import torch
+from povid_nb import plan, stages
 from povid_nb.vlm import VLM
+from transformers import TrainerCallback
 
 from . import measure, shapes
 from .train import QUICK, FORMS, compare, show
@@ -24,10 +28,16 @@ HOWS = {"16 bits": {}, "16 bits, checkpointed": {"checkpointing": True}, "4 bits
 TINY = shapes.Shape("tiny", (32, 64, 3, 2), (32, 64, 2, 2), 60, 4, 3, 5, 6, 2, 4)
 
 
+BOTH = "both stages by `train`"
+
+
 def parts(quick):
-    "(card, how, form) in the order of what is missed most"
-    if quick: return [(card, how, form) for card, how in (("this card", "16 bits"), ("t4", "4 bits, checkpointed"), ("this card", "16 bits, checkpointed")) for form in FORMS]
-    return [(card, how, form) for card in CARDS for how in HOWS for form in FORMS]
+    "(card, how, what) in the order of what is missed most"
+    if quick:
+        own, small = ("this card", "16 bits"), ("t4", "4 bits, checkpointed")
+        places = [*((*own, form) for form in FORMS), (*small, BOTH), *((*small, form) for form in FORMS), (*own, BOTH)]
+        return places + [("this card", "16 bits, checkpointed", form) for form in FORMS]
+    return [(card, how, what) for card in CARDS for how in HOWS for what in (BOTH, *FORMS)]
 
 
 def cap(card, device):
@@ -50,20 +60,74 @@ def part(shape, card, how, form, rounds, names, device, folder):
     return compare(shape, form, rounds, names, whole=True, device=device, dtype=dtype, **options)
 
 
+class _Watch(TrainerCallback):
+    "Seconds of each step, and bytes at the worst moment of each stage"
+    def __init__(self, device): self.device, self.took, self.peaks = device, {}, {}
+
+    def now(self):
+        if self.device != "cpu": torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def on_step_begin(self, args, state, control, **others):
+        if state.global_step == 0 and self.device != "cpu": torch.cuda.reset_peak_memory_stats()
+        self.start = self.now()
+
+    def on_step_end(self, args, state, control, **others):
+        stage = Path(args.output_dir).name
+        self.took.setdefault(stage, []).append(self.now() - self.start)
+        if self.device != "cpu": self.peaks[stage] = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+
+
+def both_stages(shape, card, how, device, folder, n=8, steps=5):
+    "Training as a user starts it, from weights on disk through `train`, beside what `povid plan` says of it"
+    options, four = HOWS[how], "quantize" in HOWS[how]
+    if four and (device == "cpu" or importlib.util.find_spec("bitsandbytes") is None): return "not measured: needs a GPU and bitsandbytes"
+    if not (folder/"config.json").exists(): shapes.save(shape, folder)
+    cap(card, device)
+    start, watch = time.time(), _Watch(device)
+    load = lambda: VLM.load(folder, device=device, dtype=torch.float32 if device == "cpu" else card.dtype, quantize="4bit" if four else None)
+    vlm = load()
+    found = {"load_s": time.time() - start}
+    pairs = shapes.pairs(shape, n)
+    with tempfile.TemporaryDirectory() as out:
+        checkpointing, half = options.get("checkpointing", False), device != "cpu" and card.dtype == torch.float16
+        precision = {"fp16": half, "bf16": not half} if device != "cpu" else {}
+        vlm = stages.train(vlm, pairs, out, batch_size=1, learning_rate=1e-4, max_steps=steps, gradient_checkpointing=checkpointing, callbacks=[watch],
+                           disable_tqdm=True, **precision)
+        found |= {"whole_s": time.time() - start}
+        for stage, (_, *took) in watch.took.items(): found[stage] = {"ms_per_pair": 1e3 * median(took), "ms_range": [1e3 * min(took), 1e3 * max(took)]}
+        for stage, (held, reserved) in watch.peaks.items(): found[stage] |= {"peak_gib": held / 2**30, "reserved_gib": reserved / 2**30}
+        if shape is shapes.LLAVA_7B:
+            for stage, form in (("stage1", "dpo"), ("stage2", "paper")): found[stage]["planned_gib"] = plan._memory(plan.rehearse("llava-1.5-7b", form, 128, checkpointing), 4 if four else 16)
+        scored = lambda: torch.tensor(vlm.score(pairs[0].image, pairs[0].prompt, pairs[0].chosen).logps)
+        own = scored()
+        del vlm
+        gc.collect()
+        vlm = load()
+        base = scored()
+        vlm.load_adapter(Path(out)/"adapter")
+        found |= {"learnt": (own - base).abs().max().item(), "read_again_differs_by": (own - scored()).abs().max().item()}
+    return found
+
+
 def measured(quick=True, rounds=None, shape=None, device=None, minutes=7., keep=lambda found: None):
     "All parts, each handed to `keep` as it ends"
-    from pathlib import Path
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     shape = shape or (shapes.LLAVA_7B if device == "cuda" else TINY)
     found = {"shape": shape.name, "machine": measure.machine(device), "clock": measure.CLOCK, "parts": {}}
     started = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        for card, how, form in parts(quick):
-            title = f"{shape.name}, {card}, {how}, {form}"
+        for card, how, what in parts(quick):
+            title = f"{shape.name}, {card}, {how}, {what}"
             late = quick and time.time() - started > 60 * minutes
-            rows = "not measured: out of time" if late else part(shape, CARDS[card], how, form, rounds or (3 if quick else 7), QUICK[form] if quick else FORMS[form], device, Path(folder))
-            found["parts"][title] = rows if isinstance(rows, str) else show(title, rows)
-            if isinstance(rows, str): print(f"\n{title}\n  {rows}", flush=True)
+            try:
+                if late: rows = "not measured: out of time"
+                elif what == BOTH: rows = both_stages(shape, CARDS[card], how, device, Path(folder))
+                else: rows = part(shape, CARDS[card], how, what, rounds or (3 if quick else 7), (QUICK if quick else FORMS)[what], device, Path(folder))
+            except Exception as error: rows = f"not measured: {type(error).__name__}: {error}"[:500]      # the next part is wanted all the same
+            found["parts"][title] = rows
+            if isinstance(rows, dict) and what != BOTH: show(title, rows)
+            else: print(f"\n{title}\n  {json.dumps(rows) if isinstance(rows, dict) else rows}", flush=True)
             found["minutes"] = (time.time() - started) / 60
             keep(found)
             gc.collect()

@@ -61,16 +61,22 @@ def _pretrain(
     out: _option(Path, "Folder for the finished model."),
     seed: _Seed = 0,
     clean: _option(bool, "Clean captions and stronger habits, as in the paper.", "--clean") = False,
-    scenes: _option(int, "Test scenes of each split, for the model card.") = 500,
+    recipe: _option(Literal["drawn", "real", "real-flawed"], "The built-in model's, or that of real parts: "
+                    "on right captions, or on a flawed writer's (povid_nb[real]).") = "drawn",
+    scenes: _option(Optional[int], "Test scenes of each split, for the card; left out: 500, real: 50.") = None,
     config: _Config = None):
-    "Make the built-in model again, from nothing."
+    "Make the built-in model again, from nothing; or a model of real parts."
+    if recipe != "drawn":
+        from povid_nb.pretrain_real import RealRecipe, make_real
+        typer.echo(f"card: {make_real(out, RealRecipe(seed, recipe == 'real-flawed'), scenes or 50)}")
+        return
     from dataclasses import replace
     from povid_nb.measure import baseline
     from povid_nb.pretrain import CLEAN_RECIPE, FLAWED_RECIPE, pretrain, write_card
     from povid_nb.vlm import VLM
     recipe = replace(CLEAN_RECIPE if clean else FLAWED_RECIPE, seed=seed)
     pretrain(out, recipe)
-    typer.echo(f"card: {write_card(out, recipe, baseline(VLM.load(out), out/'work', scenes))}")
+    typer.echo(f"card: {write_card(out, recipe, baseline(VLM.load(out), out/'work', scenes or 500))}")
 
 # %% ../nbs/workshop/cli.ipynb #e3729115
 _pairs = typer.Typer(help="Make preference pairs, and report on them.", no_args_is_help=True, rich_markup_mode=None)

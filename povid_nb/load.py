@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as hf_logging
+from . import parts        # it also makes its tower known to transformers
 from .steps import _digest_of_file
 
 # %% ../nbs/workshop/load.ipynb #207c777e
@@ -51,7 +52,7 @@ def _built_in(): return Path(str(importlib.resources.files("povid_nb")/"tiny"))
 def _named(name): return str(name or os.environ.get("POVID_MODEL") or "tiny")
 
 def find_model(
-    name: str | Path | None = None,  # a folder, a name on the hub, "tiny" (built in); None: POVID_MODEL, else "tiny"
+    name: str | Path | None = None,  # a folder, a name on the hub, "tiny" or "real"; None: POVID_MODEL, else "tiny"
 ) -> str:
     "The source to load from: an existing folder, or a name on the hub"
     source = _named(name)
@@ -59,6 +60,7 @@ def find_model(
         if (_built_in()/"config.json").exists(): return str(_built_in())
         raise FileNotFoundError(f"the built-in model is not in {_built_in()}; "
                                 "make it with `povid pretrain`, or name another model")
+    if source == "real" and not Path(source).exists(): return str(parts.ready())
     if not Path(source).exists():
         if source.count("/") <= 1 and source[0] not in "./~": return source   # owner/name
         raise FileNotFoundError(f"no such model folder: {source}")

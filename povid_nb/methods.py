@@ -16,7 +16,7 @@ from transformers import LogitsProcessor
 
 # %% ../nbs/workshop/methods.ipynb #20e94860
 from . import chair, measure, noise, stages, world
-from .branches import Branches, Reader, Row, _as_row, _best, _tail, _widened
+from .branches import Branches, Reader, Row, _as_row, _best, _tail, _widened, to_device
 from .dpo import Logps, dpo_loss, summed
 from .loss import noise_mask, povid_loss
 from .packing import unpack
@@ -115,7 +115,8 @@ class Data:
     def seen(self, branches: Branches, picture: str, some: Sequence[int]) -> list:
         "The features of some pictures: clean, swapped, noisy (at k, or as in `noisy 700`), things (noise there alone)"
         def look():
-            with torch.no_grad(): return branches.look({"pixel_values": self._pixels(picture)})
+            pixels = self._pixels(picture).to(branches.vlm.device).split(256)
+            with torch.no_grad(): return [one for some in pixels for one in branches.look({"pixel_values": some})]
         features = self._once(picture, look)
         return [features[i] for i in some]
 
@@ -135,7 +136,7 @@ class Data:
 
     def packed(self, branches: Branches, some: Sequence[int], which: tuple = ("chosen", "rejected")) -> dict:
         "Some pairs as a batch"
-        return branches.collate([self.rows[i] for i in some], answers=which)["clean"]
+        return to_device(branches.collate([self.rows[i] for i in some], answers=which)["clean"], branches.vlm.device)
 
     def begin(self) -> None:
         "A new run: nothing is used yet"

@@ -6,8 +6,7 @@
 __all__ = ['PovidConfig', 'PairData', 'PovidTrainer']
 
 # %% ../nbs/workshop/train.ipynb #b2b87c2c
-import functools, hashlib, sys, time, warnings
-from collections import defaultdict
+import functools, hashlib, time, warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 # %% ../nbs/workshop/train.ipynb #e1fe5889
 import torch
 from tqdm import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")   # peft and transformers
 
 # %% ../nbs/workshop/train.ipynb #c932d0f2
@@ -27,6 +27,7 @@ from .dpo import preference_loss
 from .formats import as_pairs
 from .forms import find_form
 from .loss import nll_loss
+from .metrics import _Measured, _show
 from .pictures import open_image
 from .procs import barrier, is_main, patch, rank, stopping, world_size, write_json
 from .vlm import VLM
@@ -190,7 +191,7 @@ class PovidTrainer(Trainer):
                              "call add_adapter(vlm) first")
         self.vlm, self.branches, self.cache, self.saving = vlm, Branches(vlm), None, _Saving(vlm.model)
         self.form, self.reference_name = find_form(args.form), reference
-        self.seen = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self.seen = {"train": _Measured(), "eval": _Measured()}
         ready = lambda d: d if d is None or isinstance(d, PairData) else PairData(vlm, d, args.max_length)
         data = ready(train_data), ready(eval_data)
         super().__init__(vlm.model, args, _Collator(self.branches, self.form), *data,
@@ -198,17 +199,19 @@ class PovidTrainer(Trainer):
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False   # our loss is the mean of a batch
         if fsdp := getattr(self.accelerator.state, "fsdp_plugin", None):      # LLaVA names layers that it has not
             fsdp.transformer_cls_names_to_wrap = [type(vlm.part("language_model").layers[0]).__name__]
-        self._choose_display()
+        self.saving.seen = self.seen["train"]
+        _show(self)
 
-    def train(self, *args, **options):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **options):
         self._fill_cache()
-        with stopping() as self.saving.signal: return super().train(*args, **options)
+        folder = resume_from_checkpoint
+        self.seen["train"].load(get_last_checkpoint(self.args.output_dir) if folder is True else folder)
+        with stopping() as self.saving.signal: return super().train(folder, *args, **options)
 
     def log(self, logs, *args, **options):
         mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        seen, self.seen[mode] = self.seen[mode], defaultdict(list)
-        prefix = "eval_" if mode == "eval" else ""
-        super().log(logs | {prefix + name: value for name, value in self._means(seen).items()}, *args, **options)
+        reduce = self.accelerator.reduce if self.args.world_size > 1 else None
+        super().log(self.seen[mode].into(logs, "eval_" * (mode == "eval"), reduce), *args, **options)
 
     def floating_point_ops(self, inputs): return 0   # the base class would count a batch of another kind
 
@@ -220,7 +223,7 @@ def compute_loss(self: PovidTrainer, model, inputs, return_outputs=False, num_it
     scores = model(branches=self._branch_inputs(inputs, mode))
     loss, seen = _losses(scores, self.args)
     if not loss.isfinite().all(): raise FloatingPointError(self._not_finite(loss, scores, inputs))
-    for name, value in seen.items(): self.seen[mode][name].append(value)
+    self.seen[mode].add(seen if mode == "eval" else seen | {"loss": loss.detach().mean()})
     return (loss.mean(), scores) if return_outputs else loss.mean()
 
 @patch
@@ -267,7 +270,7 @@ def _branch_inputs(self: PovidTrainer, inputs, mode="train"):
         epoch, progress = int(state.epoch or 0), state.global_step / max(1, state.max_steps)
         if mode == "eval": epoch, progress = "eval", 0.
         batch["noisy_images"], steps = _noisy_images(self.vlm, inputs, args, epoch, progress)
-        self.seen[mode]["noise/step"].append(torch.tensor(steps, dtype=torch.float, device=args.device).mean())
+        self.seen[mode].add({"noise/step": torch.tensor(steps, dtype=torch.float, device=args.device).mean()})
     if self.cache and mode == "train": batch["cached"] = self.cache.recall(inputs["keys"], batch["clean"])
     return batch | {"form": args.form, "own_tokens": args.own_tokens}
 
@@ -295,20 +298,12 @@ def _fill_cache(self: PovidTrainer):
     self.accelerator.wait_for_everyone()
     self.cache.refresh()
 
-@patch
-def _means(self: PovidTrainer, seen):
-    "Averages over steps, and over all processes"
-    if not seen: return {}
-    table = torch.stack([torch.stack(values).float().mean() for values in seen.values()])
-    if self.args.world_size > 1: table = self.accelerator.reduce(table, "mean")
-    return dict(zip(seen, table.tolist()))
-
 # %% ../nbs/workshop/train.ipynb #d5fb889a
 _WHOLE = "whole.json"
 
 class _Saving(TrainerCallback):
     "Saves when time is up and when the run is asked to stop, in all processes at the same step"
-    signal, stopped = None, False
+    signal, stopped, seen = None, False, None
 
     def __init__(self, model):
         self.model = model
@@ -344,57 +339,7 @@ class _Saving(TrainerCallback):
 
     def on_save(self, args, state, control, **others):
         self.saved = time.monotonic()
-        barrier()                          # all processes have written their parts
         folder = Path(args.output_dir)/f"checkpoint-{state.global_step}"
+        self.seen.save(folder)
+        barrier()                          # all processes have written their parts
         if is_main(): write_json(folder/_WHOLE, {"files": steps._files(folder)})
-
-# %% ../nbs/workshop/train.ipynb #c2c5175d
-class _LivePlot(TrainerCallback):
-    "In a notebook: loss and rewards as they come, in one picture that is drawn again"
-    names = {"loss": "loss", "rewards/margins": "margin: chosen - rejected",
-             "rewards/noise_margins": "margin: chosen - noise", "rewards/chosen": "reward of chosen"}
-
-    def on_train_begin(self, args, state, control, **others): self.shown, self.rows = None, []
-
-    def on_log(self, args, state, control, logs=None, **others):
-        if not state.is_world_process_zero or "loss" not in logs: return
-        self.rows.append({"step": state.global_step, **logs})
-        self.draw()
-
-    def draw(self):
-        import matplotlib.pyplot as plt
-        from IPython.display import display
-        names = [n for n in self.names if n in self.rows[0]]
-        fig, axes = plt.subplots(1, len(names), figsize=(2.6 * len(names), 2.3), layout="constrained", squeeze=False)
-        for ax, name in zip(axes[0], names):
-            ax.plot([r["step"] for r in self.rows], [r[name] for r in self.rows], ".-")
-            if name != "loss": ax.axhline(0, color="black", lw=.8)
-            ax.set(title=self.names[name], xlabel="step")
-            ax.title.set_fontsize(9)
-            ax.locator_params("x", integer=True)
-        if self.shown is None: self.shown = display(fig, display_id=True)
-        else: self.shown.update(fig)
-        plt.close(fig)
-
-# %% ../nbs/workshop/train.ipynb #bc8d249a
-class _ShortLog(ProgressCallback):
-    "In a shell: a bar, and a short line now and then; all values are in the run's folder"
-    names = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy",
-             "rewards/noise_margins": "noise margin", "nll_loss": "NLL"}
-
-    def on_log(self, args, state, control, logs=None, **others):
-        if self.training_bar is None or "loss" not in logs: return
-        values = ", ".join(f"{short} {logs[name]:.3f}" for name, short in self.names.items() if name in logs)
-        self.training_bar.write(f"step {state.global_step} of {state.max_steps}: {values}")
-
-@patch
-def _choose_display(self: PovidTrainer):
-    "A live picture in a notebook, a progress bar elsewhere, nothing where `disable_tqdm` says so"
-    if self.args.disable_tqdm: self.remove_callback(PrinterCallback)
-    elif "ipykernel" in sys.modules:
-        from transformers.utils.notebook import NotebookProgressCallback
-        self.remove_callback(NotebookProgressCallback)
-        self.add_callback(_LivePlot())
-    else:
-        self.remove_callback(ProgressCallback)
-        self.add_callback(_ShortLog())

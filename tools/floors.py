@@ -24,6 +24,7 @@ FLOORS = {
     "loss": 1,
     "neighbours": 1,
     "forms": 1,
+    "metrics": 1,
     # 2: the drawn world, what is counted, and what is paid for
     "world": 2,
     "coco": 2,
@@ -40,6 +41,8 @@ FLOORS = {
     "lies": 4,
     "quality": 4,
     "batch": 4,
+    "parts": 3,
+    "realworld": 3,
     "load": 4,
     # 5: the model
     "review": 5,
@@ -72,6 +75,8 @@ FLOORS = {
     "train": 8,
     "stages": 8,
     "pretrain": 8,
+    "pretrain_real": 9,
+    "plausible": 6,
     "report": 8,
     "steps": 1,
     "measure": 6,
@@ -92,6 +97,7 @@ FLOORS = {
     "push": 9,
     "methods": 9,
     "race_pairs": 10,
+    "stacked": 10,
     "race": 10,
     "variants": 11,
     "cli": 11,

@@ -1,9 +1,11 @@
 """A stand-in for a GPU, and what is run on it: `python tests/models/on_card.py` prints what came of each piece of work.
 
+With `--cuda` (and kinds of models, else all) the same work is done on a real one, also in the types of cards.
+
 Tensors on `card:0` keep their values in a CPU tensor and refuse what CUDA refuses: to be mixed with tensors of the CPU, to be
 seen through numpy, to be filled by the CPU's generator. A process of its own, since a device cannot be taken out of torch again.
 """
-import contextlib, json, sys, tempfile
+import contextlib, functools, json, sys, tempfile, warnings
 from pathlib import Path
 
 import torch
@@ -97,8 +99,10 @@ def put(vlm):
 
 def verbs(vlm):
     images = attending.PICTURES[:2]
-    texts = vlm.describe(images, ["What", "Is there"], max_new_tokens=4), vlm.describe(images[0], "What", max_new_tokens=4, temperature=1., seed=3)
+    texts = vlm.describe(images, ["What", "Is there"], max_new_tokens=4)
     return [vlm.score(images, "What", "a red fork")[1].logps, texts, [word.prob for word in vlm.next_tokens(images[0], k=3)]]
+
+def sampled(vlm): return vlm.describe(attending.PICTURES[0], "What", max_new_tokens=4, temperature=1., seed=3)
 
 def words(vlm): return [word.prob for word in vlm.next_tokens(attending.PICTURES[0], "What", "a red", words=["fork", "knife"])]
 
@@ -113,21 +117,21 @@ def training(form, **more):
     "Two losses of one batch, with a step of AdamW between them, and all that is logged"
     def work(vlm):
         stages.add_adapter(vlm, rank=2)
-        trainer = PovidTrainer(vlm, trained.config(tempfile.mkdtemp(), form=form, max_steps=1, per_device_train_batch_size=2, **more), trained.some_pairs(4))
+        trainer = PovidTrainer(vlm, trained.config(tempfile.mkdtemp(), form=form, max_steps=1, per_device_train_batch_size=2, use_cpu=vlm.device.type != "cuda", **more), trained.some_pairs(4))
         trainer._fill_cache()
         batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[i] for i in range(2)]))
         first = trainer.compute_loss(vlm.model.train(), batch)
         first.backward()
         torch.optim.AdamW([p for p in vlm.model.parameters() if p.requires_grad], lr=1e-2).step()
         second = trainer.compute_loss(vlm.model, batch)
-        return [first.item(), second.item(), {name: [value.item() for value in values] for name, values in trainer.seen["train"].items()}]
+        return [first.item(), second.item(), {name: [value.item() for value in values] for name, values in trainer.seen["train"].values.items()}]
     return work
 
 
-def close(a, b):
-    if isinstance(a, dict): return a.keys() == b.keys() and all(close(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(close, a, b))
-    return a == b if isinstance(a, str) else abs(a - b) <= 1e-4 * max(1, abs(a))
+def close(a, b, within=1e-4):
+    if isinstance(a, dict): return a.keys() == b.keys() and all(close(a[key], b[key], within) for key in a)
+    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(close(*both, within) for both in zip(a, b))
+    return a == b if isinstance(a, str) else abs(a - b) <= within * max(1, abs(a))
 
 
 def outcome(kind, work):
@@ -150,11 +154,39 @@ def planted(module, name, value):
     finally: setattr(module, name, own)
 
 
-def main():
-    work = {"verbs": verbs, "words": words, "shift": shifted, "shift, processed": lambda vlm: shifted(vlm, "processed"), "attention": attended, "contrast": decoded,
+COMMON = ("verbs", "words", "shift", "attention", "dpo", "paper", "released", "checkpointed")
+
+def on_cuda(make, work, dtype=torch.float32):
+    "Does the work give on CUDA what it gives on the CPU? In 16 bits: does it come to its end?"
+    def there(device):
+        vlm = make()
+        vlm.model.to(device, dtype)
+        return vlm
+    expected = work(there("cpu")) if dtype == torch.float32 else None
+    try: found = work(there("cuda"))
+    except Exception as error: return f"{type(error).__name__}: {error}"[:300]
+    return "same" if expected is None or close(expected, found, 2e-3) else f"{expected} and {found}"[:600]
+
+
+def all_on_cuda():
+    tiny_models.BUILDERS.update(newer_models.BUILDERS)
+    newer = [kind for kind in newer_models.BUILDERS if kind != "lfm2_vl" or newer_models.HAS_TORCHVISION]
+    for kind in sys.argv[2:] or (*tiny_models.ARCHITECTURES, *tiny_models.WITH_TORCHVISION, *newer):
+        make = functools.partial(tiny_models.load, kind)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            for name, one in work().items():
+                if name == "sampled": continue                  # by a card's own generator
+                if kind == "llava" or name in COMMON: print(json.dumps({f"{kind}, {name}, {str(dtype)[6:]}": on_cuda(make, one, dtype)}), flush=True)
+
+
+def work():
+    return {"verbs": verbs, "sampled": sampled, "words": words, "shift": shifted, "shift, processed": lambda vlm: shifted(vlm, "processed"), "attention": attended, "contrast": decoded,
             **{form: training(form) for form in forms.FORMS}, "noise on the picture": training("released", noise_space="pixels"),
             "cached": training("released", cache="features"), "checkpointed": training("paper", gradient_checkpointing=True)}
-    found = {f"{kind}, {name}": outcome(kind, one) for kind in ("llava", "qwen2_vl") for name, one in work.items() if kind == "llava" or name in ("verbs", "paper")}
+
+
+def main():
+    found = {f"{kind}, {name}": outcome(kind, one) for kind in ("llava", "qwen2_vl") for name, one in work().items() if kind == "llava" or name in ("verbs", "paper")}
     wide = lambda seen, dtype: torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen.cpu(), torch.finfo(dtype).min)[:, None]
     with planted(packing, "additive_mask", wide): found["planted: a mask without a device"] = outcome("llava", training("dpo"))
     with planted(branches, "_best", lambda batch: torch.full(batch["targets"].shape, -1)): found["planted: targets without a device"] = outcome("llava", training("paper"))
@@ -167,10 +199,11 @@ def main():
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    _setup_privateuseone_for_python_backend("card")
-    import test_attention_models as attending, test_train as trained, tiny_models   # noqa: E401
+    if "--cuda" not in sys.argv: _setup_privateuseone_for_python_backend("card")
+    import newer_models, test_attention_models as attending, test_train as trained, tiny_models   # noqa: E401
     from povid_nb import branches, forms, packing, shift, stages, vcd
     from povid_nb.attention import attend
     from povid_nb.train import PovidConfig, PovidTrainer
     from povid_nb.words import word_probs as own_probs
-    main()
+    warnings.filterwarnings("ignore")
+    all_on_cuda() if "--cuda" in sys.argv else main()

@@ -491,7 +491,7 @@ def cut(file): file.write_bytes(file.read_bytes()[:len(file.read_bytes()) // 2])
 def flip(file): file.write_bytes(bytes([*file.read_bytes()[:-3], file.read_bytes()[-3] ^ 1, *file.read_bytes()[-2:]]))
 
 
-@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "whole.json"])
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "measured-0.json", "whole.json"])
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(undisturbed, tmp_path, file, damage):
     wanted, copy = undisturbed
@@ -510,6 +510,40 @@ def test_without_a_whole_checkpoint_it_begins_at_the_beginning(undisturbed, tmp_
     for step in (2, 4): (tmp_path/"run"/"stage1"/f"checkpoint-{step}"/"optimizer.pt").unlink()
     with pytest.warns(UserWarning, match="checkpoint-2 is passed over: optimizer.pt is missing"): stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"run", **STOPPED)
     assert weights(tmp_path/"run") == wanted and stages._last_checkpoint(tmp_path/"none") is None
+
+
+def lines(folder):
+    "What was logged, without the speed"
+    return [{name: value for name, value in line.items() if "_per_" not in name and name != "train_runtime"} for line in json.loads((folder/"stage1"/"log.json").read_text())]
+
+
+@pytest.mark.parametrize("logging_steps", [3, 50])
+def test_resumed_between_two_logged_lines_it_logs_the_same_lines(tmp_path, logging_steps):
+    "The process dies at step 5 of 6, after the checkpoint of step 4: the means of the second line are over steps 4 to 6, those of the last over all"
+    class Killed(BaseException): pass
+    class Die(TrainerCallback):
+        def on_step_begin(self, args, state, control, **others):
+            if state.global_step == 4: raise Killed
+    options = STOPPED | dict(logging_steps=logging_steps, gradient_accumulation_steps=2, batch_size=1)
+    stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"alone", **options)
+    with pytest.raises(Killed): stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"run", callbacks=[Die()], **options)
+    stages.train(tiny_models.load("llava"), some_pairs(8), tmp_path/"run", **options)
+    alone, resumed = lines(tmp_path/"alone"), lines(tmp_path/"run")
+    assert [line["step"] for line in alone] == ([3, 6, 6] if logging_steps == 3 else [6])
+    assert "train_loss" in alone[-1] and ("loss" in alone[0]) == (logging_steps == 3)
+    assert resumed == alone
+
+
+def test_the_logged_losses_are_those_of_each_step(tmp_path):
+    "Against the losses that `compute_loss` returned, with the last batch of an epoch cut short"
+    vlm, some = fresh(), some_pairs(7)
+    trainer = PovidTrainer(vlm, config(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=2, logging_steps=2, max_steps=4), some)
+    found, compute = [], trainer.compute_loss
+    trainer.compute_loss = lambda *a, **k: found.append(compute(*a, **k)) or found[-1]
+    trainer.train()
+    kept = torch.stack(found).detach()
+    assert losses(trainer) == pytest.approx([kept[:4].mean().item(), kept[4:].mean().item()], abs=1e-6)
+    assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(kept.mean().item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("left", range(8))

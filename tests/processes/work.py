@@ -2,7 +2,7 @@
 
     python work.py kill FOLDER KILLS     train; then train again, killed at KILLS steps and resumed; both in FOLDER
     torchrun --nproc_per_node N work.py share FOLDER BATCH   train on N processes with BATCH pairs each
-    torchrun --nproc_per_node N work.py cut BASE FOLDER BETWEEN BATCH   both stages, the model of BASE cut up by FSDP2
+    torchrun --nproc_per_node N work.py cut BASE FOLDER BETWEEN BATCH [SETTINGS]   both stages, the model of BASE cut up by FSDP2
     python work.py whole BASE FOLDER BETWEEN BATCH           the same in one process, the model whole
     torchrun --nproc_per_node N work.py halves BASE FOLDER BETWEEN BATCH   the same under DDP, which ends after the first save of stage 2; called again, it goes on
 """
@@ -94,18 +94,21 @@ def share(folder, batch):
 def whole(base, folder, between, batch, **more):
     "Both stages in a few steps of plain gradient descent, whose losses are kept in the folder"
     vlm = stages.train(tiny_models.load("llava", base), some_pairs(8), folder, between=between, stage1=dict(num_train_epochs=1), stage2=dict(form="released"),
-                       rank=3, batch_size=int(batch), learning_rate=1e-2, optim="sgd", train_sampling_strategy="sequential", use_cpu=True, disable_tqdm=True, logging_steps=1, **more)
+                       rank=3, batch_size=int(batch), learning_rate=1e-2, train_sampling_strategy="sequential", use_cpu=True, disable_tqdm=True, logging_steps=1, **{"optim": "sgd"} | more)
     pair = some_pairs(1)[0]
     return vlm.score(pair.image, pair.prompt, pair.chosen).logps
 
 
+class Leave(TrainerCallback):
+    "All processes are gone after the first save of stage 2"
+    def on_save(self, args, state, control, **others):
+        if args.output_dir.endswith("stage2") and state.global_step == 1:
+            torch.distributed.barrier()
+            os._exit(0)
+
+
 def halves(base, folder, between, batch):
     "Two processes that are both gone after the first save of stage 2, unless that save is there already"
-    class Leave(TrainerCallback):
-        def on_save(self, args, state, control, **others):
-            if args.output_dir.endswith("stage2") and state.global_step == 1:
-                torch.distributed.barrier()
-                os._exit(0)
     resumed = (Path(folder)/"stage2"/"checkpoint-1").exists()
     whole(base, folder, between, batch, save_steps=1, callbacks=[Leave()])
     if procs.is_main(): (Path(folder)/"seen.json").write_text(json.dumps({"world": procs.world_size(), "resumed": resumed}))
@@ -113,8 +116,8 @@ def halves(base, folder, between, batch):
     os._exit(0)
 
 
-def cut(base, folder, between, batch):
-    "The same under FSDP2. accelerate cuts models up on GPUs only, so these processes are told that they have some"
+def cut(base, folder, between, batch, more="{}"):
+    "The same under FSDP2 with more settings as JSON; where it saves, it is gone after the first save of stage 2. accelerate cuts models up on GPUs only, so these processes are told that they have some"
     from accelerate import PartialState
     from accelerate.utils import DistributedType
     os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP", FSDP_STATE_DICT_TYPE="FULL_STATE_DICT", FSDP_CPU_RAM_EFFICIENT_LOADING="false")
@@ -130,9 +133,9 @@ def cut(base, folder, between, batch):
     packing._HeadLogps.apply = staticmethod(sliced)
     class Look(TrainerCallback):
         def on_step_end(self, args, state, control, model=None, **others): seen["sharded"] += all(hasattr(p, "full_tensor") for p in model.parameters())
-    train, stages.train = stages.train, lambda *args, **options: train(*args, callbacks=[Look()], **options)
-    logps = whole(base, folder, between, batch)
-    if procs.is_main(): (Path(folder)/"seen.json").write_text(json.dumps(seen | {"logps": logps, "world": procs.world_size()}))
+    resumed = (Path(folder)/"stage2"/"checkpoint-1").exists()
+    logps = whole(base, folder, between, batch, callbacks=[Look(), Leave()], **json.loads(more))
+    if procs.is_main(): (Path(folder)/"seen.json").write_text(json.dumps(seen | {"resumed": resumed, "logps": logps, "world": procs.world_size()}))
     torch.distributed.barrier()
     os._exit(0)
 

@@ -88,11 +88,12 @@ def test_the_day_of_the_gpu_is_rehearsed_here(tmp_path):
     "Every part of `bench gpu`, at a tiny size on the CPU: each is kept as it ends, contestants agree, reasons are said"
     kept = []
     found = gpu.measured(quick=True, rounds=1, device="cpu", keep=lambda found: kept.append(dict(found["parts"])))
-    assert [len(parts) for parts in kept] == list(range(1, 7)) and list(found["parts"]) == [f"tiny, {card}, {how}, {form}" for card, how, form in gpu.parts(True)]
-    for rows in found["parts"].values():
-        if isinstance(rows, str): assert "bitsandbytes is not installed" in rows or "in 4 bits on a CPU" in rows
+    assert [len(parts) for parts in kept] == list(range(1, 9)) and list(found["parts"]) == [f"tiny, {card}, {how}, {what}" for card, how, what in gpu.parts(True)]
+    for title, rows in found["parts"].items():
+        if isinstance(rows, str): assert "4 bits" in title and "bitsandbytes" in rows or "in 4 bits on a CPU" in rows
+        elif gpu.BOTH in title: assert rows["learnt"] > 1e-3 and rows["read_again_differs_by"] < 1e-4 and rows["stage1"]["ms_per_pair"] > 0 < rows["stage2"]["ms_per_pair"]
         else: assert "trl" in rows and all(row["loss_difference"] < 1e-5 and row["memory_mb"] > 0 and row["share_of_matrix_rate"] > 0 for row in rows.values())
-    assert {card for card, how, form in gpu.parts(False)} == set(gpu.CARDS) and len(gpu.parts(False)) == 24
+    assert {card for card, how, what in gpu.parts(False)} == set(gpu.CARDS) and len(gpu.parts(False)) == 36
     assert set(gpu.measured(quick=True, rounds=1, device="cpu", minutes=-1)["parts"].values()) == {"not measured: out of time"}
 
 
