@@ -21,12 +21,21 @@ class Client(NotebookClient):
         return await super().async_execute_cell(cell, *args, **kwargs)
 
 
+def joined(outputs):
+    "Text that came in pieces, as on a busy machine, as one"
+    found = []
+    for output in outputs:
+        if found and output.get("name") and found[-1].get("name") == output["name"]: found[-1]["text"] += output["text"]
+        else: found.append(output)
+    return [output for output in found if output.output_type != "stream" or output["text"].strip()]
+
+
 def save_outputs(file):
     nb = nbformat.read(file, as_version=4)
     Client(nb, timeout=1200, kernel_name="python3", store_widget_state=True,
            resources={"metadata": {"path": str(file.parent)}}).execute()
     for cell in nb.cells:      # progress bars and warnings go to stderr: they are no results
-        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        if cell.cell_type == "code": cell.outputs = joined(o for o in cell.outputs if o.get("name") != "stderr")
     if not any(VIEW in o.get("data", {}) for cell in nb.cells for o in cell.get("outputs", [])): nb.metadata.pop("widgets", None)
     nbformat.write(nb, file)
 

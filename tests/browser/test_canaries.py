@@ -14,7 +14,7 @@ from povid_nb.quiz import quiz
 from povid_nb.review import Viewer
 from povid_nb.vlm import VLM
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.attack]
 EVIL = " ".join(["A red cup.", "<script>canary('tag')</script>", "</script><script>canary('end')</script>", "<img src=x onerror=canary('img')>", "<svg onload=canary('svg')>",
                  "\" autofocus onfocus=canary('double') x=\"", "' autofocus onfocus=canary('single') x='", "\"><img src=x onerror=canary('out')>", "<a href=\"javascript:canary('link')\">a link</a>",
                  "[a link](javascript:canary('mark'))", "</title><script>canary('title')</script>", "</style></textarea></noscript><script>canary('raw')</script>", "]]><!--<script>",

@@ -36,9 +36,10 @@ class Started:
 
 
 @contextlib.contextmanager
-def forks(folder):
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    nursery = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+def forks(folder, first="", **more):
+    "What starts commands; `first` is code that runs before all of them, `more` are variables of their environment"
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | more
+    nursery = subprocess.Popen([sys.executable, __file__, first], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
     def ask(**order):
         print(json.dumps(order), file=nursery.stdin, flush=True)
@@ -47,7 +48,7 @@ def forks(folder):
     started = []
 
     def start(*words, processes=1, most=0):
-        log = folder/f"{len(started)}.log"
+        (log := folder/f"{len(started)}.log").touch()
         started.append(Started(ask, ask(words=[str(word) for word in words], processes=processes, most=most, log=str(log)), log))
         return started[-1]
     try: yield start
@@ -87,6 +88,7 @@ def free_port():
 def serve():
     import matplotlib.pyplot, povid_nb.cli, povid_nb.inject, povid_nb.run, povid_nb.stages, torch   # noqa: F401
     torch.set_num_threads(1)
+    exec(sys.argv[1], {})
     ended = {}
 
     def done(pid, flags=os.WNOHANG):

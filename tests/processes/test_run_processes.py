@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 from test_processes import run
 
-WORK = Path(__file__).with_name("run_work.py")
+pytestmark = pytest.mark.attack
+
+WORK, KILLS = Path(__file__).with_name("run_work.py"), 2      # ten, at random moments: test_moments.py --slow
 
 
 def figures(folder):
@@ -20,12 +22,12 @@ def text(folder):
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    run(sys.executable, WORK, "kill", folder, 5)
+    run(sys.executable, WORK, "kill", folder, KILLS)
     return folder
 
 
-def test_killed_five_times_and_resumed_it_reports_the_same(killed):
-    assert json.loads((killed/"signals.json").read_text()) == [9] * 5, "every run but the last died by SIGKILL"
+def test_killed_and_resumed_it_reports_the_same(killed):
+    assert json.loads((killed/"signals.json").read_text()) == [9] * KILLS, "every run but the last died by SIGKILL"
     assert figures(killed/"killed") == figures(killed/"whole")
     assert text(killed/"killed") == text(killed/"whole")
 

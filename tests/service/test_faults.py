@@ -6,7 +6,7 @@ a service that keeps its answers (OpenAI's `store`, or any that lists them) is a
 made twice; with a service that keeps nothing, a question is sent again only if the reply to its last sending never arrived, and that
 sending stays on the client's own account at its highest price, so that the bill stays within the budget in both cases.
 """
-import json, os, random, resource, signal, subprocess, sys, tempfile, textwrap, time
+import json, os, random, signal, subprocess, sys, textwrap, time
 from collections import Counter
 from pathlib import Path
 import pytest
@@ -20,50 +20,50 @@ from test_client import client, key, no_key_in, questions      # noqa: F401 (key
 from test_inject import LIES, play
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT/"tests"/"processes"))
+from forks import LINE, forks                                        # noqa: E402
+
+pytestmark = pytest.mark.attack
+
 TENTH = {name: .1 / 16 for name in FAULTS if name != "fenced"}      # 10 % of all requests, 16 kinds
 PRICE = (100 * .15 + 50 * .6) / 1e6                                   # of one answer of the server
 
-# `povid`, with a client of less patience than a real service deserves, and a disk of `most` bytes
-COMMAND = textwrap.dedent("""
-    import functools, os, resource, sys
+# A client of less patience than a real service deserves; where the disk is full, the log must not be what fills it
+HASTE = textwrap.dedent("""
+    import logging, openai, resource
     from povid_nb import client, inject
-    from povid_nb.cli import app
-    most = int(sys.argv.pop(1))
-    inject.Client = lambda *given, **named: client.Client(*given, **named | {"settle": .5, "timeout": 1})
-    if most > 0: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    app()
+    def hasty(*given, **named):
+        if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY: logging.disable()
+        return client.Client(*given, **named | {"settle": .5, "timeout": 1})
+    inject.Client = hasty
 """)
-
 
 # Root, but bound by the rights of files as everybody else is
 BOUND = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
 
-def povid(service, out, n, *more, most=0, budget=1., before=()):
-    words = ["pairs", "make", "--injector", "openai", "--n", n, "--out", out, "--base-url", service.url, "--no-send-image", "--budget", budget, *more]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"}
-    log = tempfile.TemporaryFile("w+", errors="replace")         # a pipe that nobody reads would stop the command
-    process = subprocess.Popen([*before, sys.executable, "-c", COMMAND, str(most), *map(str, words)], cwd=ROOT, env=env, text=True,
-                               stdout=log, stderr=subprocess.STDOUT)
-    process.log = log
-    return process
+@pytest.fixture(scope="module")
+def povid(tmp_path_factory):
+    "Starts `povid pairs make` with a service, in a process of its own"
+    with forks(tmp_path_factory.mktemp("logs"), HASTE, OPENAI_API_KEY=KEY, OPENAI_LOG="debug") as start:
+        yield lambda *given, most=0, **named: start(*words(*given, **named), most=most)
 
 
-def said(process, code):
-    "All that a process said; it ended with `code`, without a traceback and without the key"
-    process.wait(timeout=600)
-    process.log.seek(0)
-    text = process.log.read()
-    assert code is None or process.returncode == code, text[-2000:]
-    assert "Traceback" not in text and KEY not in text, text[-2000:]
+def words(service, out, n, budget=1.):
+    return ["pairs", "make", "--injector", "openai", "--n", n, "--out", out, "--base-url", service.url, "--no-send-image", "--budget", budget]
+
+
+def said(process, *codes):
+    "All that a process said; it ended with one of `codes`, without a traceback and without the key"
+    text = process.said(*codes)
+    assert KEY not in text, text[-2000:]
     return text
 
 
 def until(service, answers, process):
-    "Wait for so many answers on the bill; the key is never in the list of processes"
-    while sum(service.paid.values()) < answers and process.poll() is None:
-        assert KEY not in Path(f"/proc/{process.pid}/cmdline").read_text()
-        time.sleep(.002)
+    "Wait for so many answers on the bill, one of them to this process"
+    answers = max(answers, sum(service.paid.values()) + 1)
+    while sum(service.paid.values()) < answers and process.running(): time.sleep(.002)
 
 
 def damage(ledger, rng):
@@ -99,8 +99,8 @@ def sends(ledger):
     return found
 
 
-@pytest.mark.parametrize("keeps, n, kills", [(True, 160, 1), pytest.param(True, 1000, 8, marks=pytest.mark.slow), pytest.param(False, 1000, 8, marks=pytest.mark.slow)])
-def test_a_bad_day(keeps, n, kills, tmp_path):
+@pytest.mark.parametrize("keeps, n, kills", [(True, 80, 1), pytest.param(True, 1000, 8, marks=pytest.mark.slow), pytest.param(False, 1000, 8, marks=pytest.mark.slow)])
+def test_a_bad_day(povid, keeps, n, kills, tmp_path):
     rng, out = random.Random(n), tmp_path/"out"
     some, different = examples(n)
     with serving(answer=play, rates=TENTH, seed=2, keeps=keeps) as service:
@@ -111,9 +111,9 @@ def test_a_bad_day(keeps, n, kills, tmp_path):
         for stop, end in zip(stops, ends):
             process = povid(service, out, n)
             until(service, stop, process)
-            process.send_signal(end)
+            process.signal(end)
             text = said(process, -signal.SIGKILL if end == signal.SIGKILL else 130)
-            assert end == signal.SIGKILL or "the same command goes on from here" in text
+            assert end == signal.SIGKILL or LINE in text
         damage(out/"ledger.jsonl", rng)
         full = povid(service, out, n, most=(out/"ledger.jsonl").stat().st_size + 9_000)        # 9 kB of disk are left
         assert "File too large" in said(full, 1)
@@ -138,8 +138,8 @@ def test_a_bad_day(keeps, n, kills, tmp_path):
     no_key_in(tmp_path)
 
 
-@pytest.mark.parametrize("keeps, n", [(True, 100), *(pytest.param(keeps, 1000, marks=pytest.mark.slow) for keeps in (True, False))])
-def test_the_budget_holds_on_a_bad_day(keeps, n, tmp_path):
+@pytest.mark.parametrize("keeps, n", [(True, 60), *(pytest.param(keeps, 1000, marks=pytest.mark.slow) for keeps in (True, False))])
+def test_the_budget_holds_on_a_bad_day(povid, keeps, n, tmp_path):
     "Killed and called again, within a budget for two thirds of the questions"
     budget = n * PRICE * 2 / 3
     examples(n)
@@ -148,26 +148,31 @@ def test_the_budget_holds_on_a_bad_day(keeps, n, tmp_path):
         for stop in (n // 20, n // 10):
             process = povid(service, tmp_path, n, budget=budget)
             until(service, stop, process)
-            process.kill()
+            process.signal(signal.SIGKILL)
             process.wait()
-        text = said(povid(service, tmp_path, n, budget=budget), 0 if keeps else None)
+        text = said(povid(service, tmp_path, n, budget=budget), 0, *(() if keeps else (1,)))
         assert "is used up" in text and 0 < service.billed <= budget
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    "In a process that is started as a user would; the key is never in the list of processes"
     if BOUND and subprocess.run([*BOUND, "true"], capture_output=True).returncode: pytest.skip("root keeps every right here")
     folder = tmp_path/"locked"
     folder.mkdir(mode=0o555)
     with serving(answer=play) as service:
-        text = said(povid(service, folder/"out", 5, before=BOUND), 1).splitlines()
-    text = [line for line in text if "DEBUG" not in line]
+        command = [*BOUND, sys.executable, "-m", "povid_nb.cli", *map(str, words(service, folder/"out", 5))]
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert KEY not in Path(f"/proc/{process.pid}/cmdline").read_text()
+        text = process.communicate(timeout=600)[0]
+    assert process.returncode == 1 and "Traceback" not in text and KEY not in text, text[-2000:]
+    text = [line for line in text.splitlines() if "DEBUG" not in line]
     assert len(text) == 1 and "Permission denied" in text[0] and str(folder) in text[0]
     assert not service.requests
 
 
 # ---- The Batch API ---------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("n, rounds", [(120, 3), pytest.param(1000, 8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n, rounds", [(60, 3), pytest.param(1000, 8, marks=pytest.mark.slow)])
 def test_batches_on_a_bad_day(n, rounds, tmp_path):
     "Rows that fail, come twice, out of order, or with another name; batches that expire, are cancelled, or are lost on the line; kills"
     rng, ends = random.Random(n), ["completed", "expired", "cancelled"]

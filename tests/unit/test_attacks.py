@@ -10,6 +10,8 @@ from povid_nb.explorer import Explorer
 from povid_nb.looker import Looker
 from povid_nb.vlm import VLM
 
+pytestmark = pytest.mark.attack
+
 
 TESTS = Path(__file__).parents[1]
 

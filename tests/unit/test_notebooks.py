@@ -113,6 +113,13 @@ def has_no_errors(nb, path):
         if output["output_type"] == "error": yield f"a saved error: {output['ename']}: {output['evalue'][:80]}"
 
 
+def text_comes_in_one_piece(nb, path):
+    "A page frames each piece, and an empty frame says nothing"
+    for cell in code(nb):
+        names = [output.get("name") for output in cell["outputs"]]
+        if any(one and one == other for one, other in zip(names, names[1:])): yield f"text in pieces below the cell {links.source(cell)[:80]!r}: save its outputs again"
+
+
 def widgets_have_state(nb, path):
     saved = nb["metadata"].get("widgets", {})
     if saved and "state" not in saved.get(WIDGETS, {}): yield "widget metadata without `state`; GitHub cannot show this notebook"
@@ -140,7 +147,7 @@ def names_no_machine(nb, path):
 
 CHECKS = [parses, has_a_head, has_its_badge, has_the_setup_cell, is_small, pictures_have_words, words_have_pictures,
           drawings_have_words, what_is_described_is_there, has_no_errors, widgets_have_state,
-          solutions_are_folded, names_no_machine]
+          text_comes_in_one_piece, solutions_are_folded, names_no_machine]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -201,6 +208,7 @@ def spoil(nb, what):
     if what == "drawings_have_words": cells[6]["source"] = "widget"
     if what == "what_is_described_is_there": cells[4]["outputs"] = []
     if what == "has_no_errors": cells[3]["outputs"] = [{"output_type": "error", "ename": "ValueError", "evalue": "no"}]
+    if what == "text_comes_in_one_piece": cells[3]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": [piece]} for piece in ("one", "\n")]
     if what == "widgets_have_state": nb["metadata"]["widgets"] = {WIDGETS: {}}
     if what == "solutions_are_folded": del cells[-1]["metadata"]
     if what == "names_no_machine": cells[3]["outputs"] = [{"output_type": "stream", "text": ["saved in /home/ada/runs\n"]}]

@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 from povid_nb import procs
 
+pytestmark = pytest.mark.attack
+
 WRITER = """
 import json, sys
 from povid_nb.procs import write_json

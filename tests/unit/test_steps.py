@@ -3,6 +3,8 @@ import json
 import pytest
 from povid_nb.steps import Steps, set_aside
 
+pytestmark = pytest.mark.attack
+
 
 class Work:
     "Counts how often it is done; writes one result and, before it, one checkpoint"
