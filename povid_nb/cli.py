@@ -61,16 +61,22 @@ def _pretrain(
     out: _option(Path, "Folder for the finished model."),
     seed: _Seed = 0,
     clean: _option(bool, "Clean captions and stronger habits, as in the paper.", "--clean") = False,
-    scenes: _option(int, "Test scenes of each split, for the model card.") = 500,
+    recipe: _option(Literal["drawn", "real", "real-flawed"], "The built-in model's, or that of real parts: "
+                    "on right captions, or on a flawed writer's (povid_nb[real]).") = "drawn",
+    scenes: _option(Optional[int], "Test scenes of each split, for the card; left out: 500, real: 50.") = None,
     config: _Config = None):
-    "Make the built-in model again, from nothing."
+    "Make the built-in model again, from nothing; or a model of real parts."
+    if recipe != "drawn":
+        from povid_nb.pretrain_real import RealRecipe, make_real
+        typer.echo(f"card: {make_real(out, RealRecipe(seed, recipe == 'real-flawed'), scenes or 50)}")
+        return
     from dataclasses import replace
     from povid_nb.measure import baseline
     from povid_nb.pretrain import CLEAN_RECIPE, FLAWED_RECIPE, pretrain, write_card
     from povid_nb.vlm import VLM
     recipe = replace(CLEAN_RECIPE if clean else FLAWED_RECIPE, seed=seed)
     pretrain(out, recipe)
-    typer.echo(f"card: {write_card(out, recipe, baseline(VLM.load(out), out/'work', scenes))}")
+    typer.echo(f"card: {write_card(out, recipe, baseline(VLM.load(out), out/'work', scenes or 500))}")
 
 # %% ../nbs/workshop/cli.ipynb #e3729115
 _pairs = typer.Typer(help="Make preference pairs, and report on them.", no_args_is_help=True, rich_markup_mode=None)
@@ -343,6 +349,7 @@ def _lab(
     name: _argument(Optional[str], "Name of a lab, such as ablation.", show_default="the whole course") = None,
     full: _option(bool,
                   "Run the lab at full size and save its result; it can be stopped and resumed.", "--full") = False,
+    jobs: _option(int, "With --full: processes of one thread each for the parts that can run side by side.") = 1,
     method: _option(Optional[str], "For neighbours: a loss of your own in the race, as my_file.py:my_loss.") = None,
     folder: _option(Path, "Folder of the notebooks.") = Path("nbs")):
     "Open the course in JupyterLab, or run a lab at full size."
@@ -354,7 +361,7 @@ def _lab(
         raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout of the project, "
                                 "or name their folder")
     from povid_nb.trials import Lab
-    if full: return Lab(name, folder/"labs").run()
+    if full: return Lab(name, folder/"labs").run(jobs)
     notebook = Lab(name, folder/"labs").notebook() if name else folder/"index.ipynb"
     if not shutil.which("jupyter-lab"): raise FileNotFoundError("JupyterLab was not found: pip install jupyterlab")
     raise typer.Exit(subprocess.call(["jupyter-lab", str(notebook)]))

@@ -7,7 +7,7 @@ __all__ = ['VOCABULARY', 'RESULTS', 'inventions', 'measure', 'baseline']
 
 # %% ../nbs/workshop/measure.ipynb #2a1bb3f8
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from . import chair, coco, pope, stats, world, yesno
@@ -54,12 +54,13 @@ def baseline(
     folder: str | Path,
     n: int = 500,           # scenes of each split
     part: str = "test",     # or validation
+    make: Callable = world.scenes,   # (split, part, n) -> scenes, of another world
     **how,                  # see `measure`
 ) -> dict:
-    "Both splits of the drawn world: {split: what `measure` finds, and inventions}"
+    "Both splits of a world: {split: what `measure` finds, and inventions}"
     found = {}
     for split in ("typical", "counter"):
-        scenes = world.scenes(split, part, n)
+        scenes = make(split, part, n)
         images, truths = {scene.seed: scene for scene in scenes}, {scene.seed: scene.objects for scene in scenes}
         measured = measure(vlm, Path(folder)/split, images, truths, **how)
         found[split] = measured | dict(inventions=inventions(scenes, measured["captions"]))

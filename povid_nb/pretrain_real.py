@@ -6,15 +6,17 @@
 __all__ = []
 
 # %% ../nbs/workshop/pretrain_real.ipynb #a3876b78
+import importlib.resources, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from tqdm import tqdm
-from povid_nb import parts, procs, realworld, world
+from povid_nb import measure, parts, procs, realworld, world
 from povid_nb.load import pick_device
-from povid_nb.pretrain import _fit, _packed, _rows, _same_recipe, _sharing_mask
+from povid_nb.pretrain import _MEASURED, _fit, _packed, _rows, _same_recipe, _sharing_mask
+from povid_nb.vlm import VLM
 
 # %% ../nbs/workshop/pretrain_real.ipynb #3d23c738
 @dataclass(frozen=True)
@@ -104,3 +106,29 @@ def pretrain_real(
     parts._save(model, processor, out)
     procs.write_json(out/"recipe.json", asdict(recipe))
     return out
+
+# %% ../nbs/workshop/pretrain_real.ipynb #6d0a2751
+def _card(folder, recipe, found, seconds):
+    text = (importlib.resources.files("povid_nb")/"data"/"real_card.md").read_text(encoding="utf-8")
+    line = lambda *cells: f"| {' | '.join(map(str, cells))} |"
+    rows = [line(name, *(found[split][bench][key] for split in found)) for name, (bench, key) in _MEASURED.items()]
+    table = "\n".join([line("", *found), "|---" * (1 + len(found)) + "|", *rows])
+    writer = "that name the usual partner where it is missing" if recipe.flawed else "that are right"
+    about = asdict(recipe) | dict(table=table, writer=writer, minutes=seconds / 60, n=found["counter"]["chair"].n,
+                                  suffix="-flawed" * recipe.flawed)
+    return procs.write_text(Path(folder)/"README.md", text.format(**about))
+
+def make_real(
+    out: str | Path,
+    recipe: RealRecipe = RealRecipe(),
+    n: int = 50,                               # test scenes of each split
+    source: realworld.Things | None = None,
+) -> Path:
+    "Train the model of real parts, test it and write its card; returns the card's path"
+    source, start = source or realworld.stamps(), time.time()
+    pretrain_real(out, recipe, source)
+    seconds = time.time() - start
+    scenes = lambda split, part, n: realworld.scenes(source, split, part, n)
+    found = measure.baseline(VLM.load(out), Path(out)/"work", n, make=scenes, vocabulary=source.vocabulary,
+                             per_image=1, batch_size=16, max_new_tokens=100)
+    return _card(out, recipe, found, seconds)
