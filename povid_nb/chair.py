@@ -104,6 +104,15 @@ def _shortened(scored, words):
     texts = [cut(c.caption, n) for c, n in zip(scored.captions, words)]
     return score(texts, [c.truth for c in scored.captions], scored.vocabulary, [i[0] for i in scored.ids])
 
+def _at_recall(scored, least):
+    "The same captions cut to the fewest words with which they name as much as `least`"
+    shortest, longest = 0, max(c.words for c in scored.captions)
+    while shortest < longest:
+        middle = (shortest + longest)//2
+        if _shortened(scored, middle).recall >= least: longest = middle
+        else: shortest = middle + 1
+    return _shortened(scored, longest)
+
 def like_for_like(
     first: ChairScore,
     second: ChairScore,   # of the same pictures
@@ -114,15 +123,8 @@ def like_for_like(
     found = {"as they are": first.compare(second, draws)}   # refuses other pictures
     shorter = {i: min(c.words, second.captions[order[i]].words) for i, c in zip(first.ids, first.captions)}
     same = [_shortened(s, [shorter[i] for i in s.ids]) for s in (first, second)]
-    low, high = sorted((first, second), key=lambda s: s.recall)
-    shortest, longest = 0, max(c.words for c in high.captions)
-    while shortest < longest:     # the fewest words with which it still names as much
-        middle = (shortest + longest)//2
-        if _shortened(high, middle).recall >= low.recall: longest = middle
-        else: shortest = middle + 1
-    reduced = {id(low): low, id(high): _shortened(high, longest)}
-    return found | {"equal length": same[0].compare(same[1], draws),
-                    "equal recall": reduced[id(first)].compare(reduced[id(second)], draws)}
+    equal = [_at_recall(s, min(first.recall, second.recall)) for s in (first, second)]   # both: one rule for two tails
+    return found | {"equal length": same[0].compare(same[1], draws), "equal recall": equal[0].compare(equal[1], draws)}
 
 def _verdict(compared):
     "What a comparison at equal recall says, in a few words"

@@ -349,6 +349,7 @@ def _lab(
     name: _argument(Optional[str], "Name of a lab, such as ablation.", show_default="the whole course") = None,
     full: _option(bool,
                   "Run the lab at full size and save its result; it can be stopped and resumed.", "--full") = False,
+    jobs: _option(int, "With --full: processes of one thread each for the parts that can run side by side.") = 1,
     method: _option(Optional[str], "For neighbours: a loss of your own in the race, as my_file.py:my_loss.") = None,
     folder: _option(Path, "Folder of the notebooks.") = Path("nbs")):
     "Open the course in JupyterLab, or run a lab at full size."
@@ -360,7 +361,7 @@ def _lab(
         raise FileNotFoundError(f"{folder} holds no notebooks of the course; call this in a checkout of the project, "
                                 "or name their folder")
     from povid_nb.trials import Lab
-    if full: return Lab(name, folder/"labs").run()
+    if full: return Lab(name, folder/"labs").run(jobs)
     notebook = Lab(name, folder/"labs").notebook() if name else folder/"index.ipynb"
     if not shutil.which("jupyter-lab"): raise FileNotFoundError("JupyterLab was not found: pip install jupyterlab")
     raise typer.Exit(subprocess.call(["jupyter-lab", str(notebook)]))

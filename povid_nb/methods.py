@@ -18,7 +18,8 @@ from transformers import LogitsProcessor
 from . import chair, measure, noise, stages, world
 from .branches import Branches, Reader, Row, _as_row, _best, _tail, _widened, to_device
 from .dpo import Logps, dpo_loss, summed
-from .loss import povid_loss
+from .loss import noise_mask, povid_loss
+from .packing import unpack
 from .neighbours import changed_tokens, ddpo_logps, group_loss, image_loss, mdpo_loss, tpo_logps
 from .vlm import VLM
 
@@ -35,18 +36,21 @@ class Method:
     logps: Callable | None = None     # token scores -> (policy, reference); None: plain sums over the tokens
     first: float = 0.                 # the share of steps spent on the NLL term alone, before the loss begins
     base: bool = True                 # does it read the right answers that the pairs come with?
+    words: str = "all"                # which words under noise count: all, moved, or moved and content
+    change: Callable | None = None    # what is done to the pairs before training: (pairs, seed) -> pairs
+    reward: Callable | None = None    # of answers that are sampled in training; see `fit_group`
     arXiv: str = ""
     version: str = ""                 # tells two versions of a reader's function apart
 
 def method_of(function: Callable, version: str = "") -> Method:
     "A reader's loss as a method; attributes of the function, such as `picture`, say what else it reads"
-    names = ("pairs", "picture", "answers", "noise", "own_tokens", "logps", "first")
+    names = ("pairs", "picture", "answers", "noise", "own_tokens", "logps", "first", "words")
     return Method(function, version=version, **{n: getattr(function, n) for n in names if hasattr(function, n)})
 
 def _sides(s):
     "Sums over the tokens, by policy and by reference"
     whole = lambda tokens, mask: None if tokens is None else summed(tokens, mask)
-    of = lambda t: Logps(whole(t.chosen, s.chosen), whole(t.rejected, s.rejected), whole(t.noise, s.chosen), None,
+    of = lambda t: Logps(whole(t.chosen, s.chosen), whole(t.rejected, s.rejected), whole(t.noise, s.counted), None,
                          whole(t.chosen_other, s.chosen))
     return of(s.policy), of(s.reference)
 
@@ -71,24 +75,6 @@ def _released(policy, reference): return povid_loss(policy, reference, "released
 def _ddpo_loss(policy, reference): return dpo_loss(policy, reference, beta=.5)     # RLHF-V's value, for means
 def _image_only(policy, reference): return image_loss(policy, reference, text=0.)
 
-METHODS = {
-    "SFT (control)": Method(arXiv=""),
-    "DPO": Method(dpo_loss, arXiv="2305.18290"),
-    "POVID, paper": Method(povid_loss, picture="noisy", noise="noisy", arXiv="2402.11411"),
-    "POVID, released": Method(_released, picture="noisy", noise="clean", own_tokens=True, arXiv="2402.11411"),
-    "own caption rejected": Method(dpo_loss, "own", arXiv="2405.17220"),
-    "BPO": Method(dpo_loss, "own noisy", arXiv="2403.08730"),
-    "mDPO": Method(mdpo_loss, picture="noisy", arXiv="2406.11839"),
-    "Re-Align": Method(image_loss, picture="swapped", arXiv="2502.13146"),
-    "picture alone": Method(_image_only, picture="swapped", arXiv="2502.13146"),
-    "TPO": Method(dpo_loss, picture="noisy", answers=("chosen", "rejected"), logps=_tpo, arXiv="2412.14487"),
-    "DDPO": Method(_ddpo_loss, logps=_ddpo, arXiv="2312.00849"),
-    "SeVa": Method(dpo_loss, "self", base=False, arXiv="2404.10501"),
-    "on-policy DPO": Method(dpo_loss, "ranked", base=False, arXiv="2405.17220"),
-    "SENTINEL": Method(dpo_loss, "first sentence", base=False, arXiv="2507.12455"),
-    "OPA": Method(dpo_loss, "corrected", first=.5, base=False, arXiv="2501.09695"),
-    "GRPO": Method(group_loss, "none", base=False, arXiv="2402.03300")}
-
 # %% ../nbs/workshop/methods.ipynb #8d9e7d4b
 def _swapped(scenes):
     "For each scene the number of another one, in the same kind of place where there is one"
@@ -97,10 +83,17 @@ def _swapped(scenes):
         return next((j for j in order if scenes[j].context == scenes[i].context), order[0])
     return [other(i) for i in range(len(scenes))]
 
+def _where_things_stand(scenes, pixels):
+    "The thirds of each picture in which a thing stands: truth values, [pictures, 1, height, width]"
+    there = torch.tensor([[place in {t.place for t in scene.things} for place in range(9)] for scene in scenes])
+    grid = there.view(-1, 1, 3, 3).float()
+    return torch.nn.functional.interpolate(grid, size=pixels.shape[-2:], mode="nearest").bool()
+
 class Data:
     "The pairs of a run, with pictures' features and the reference's last hidden states, made when first needed"
     def __init__(self, rows: Sequence[Row], scenes: Sequence, seed: int, k: int = 500):
         self.rows, self.seed, self.k, self.swap = list(rows), seed, k, _swapped(scenes)
+        self.scenes, self.content = list(scenes), torch.tensor([], dtype=torch.long)
         self.kept, self.seconds, self.used, self.spent = {}, {}, set(), 0.
 
     def _once(self, key, make):
@@ -114,13 +107,13 @@ class Data:
         return self.kept[key]
 
     def _pixels(self, picture):
-        clean = torch.cat([row.images["pixel_values"] for row in self.rows])
-        if picture == "swapped": return clean[self.swap]
-        ids = range(len(clean))
-        return clean if picture == "clean" else noise.noisy_rows(clean, [self.k] * len(clean), ids, self.seed)
+        clean, (kind, _, k) = torch.cat([row.images["pixel_values"] for row in self.rows]), picture.partition(" ")
+        if kind in ("clean", "swapped"): return clean if kind == "clean" else clean[self.swap]
+        noisy = noise.noisy_rows(clean, [int(k or self.k)] * len(clean), range(len(clean)), self.seed)
+        return torch.where(_where_things_stand(self.scenes, clean), noisy, clean) if kind == "things" else noisy
 
     def seen(self, branches: Branches, picture: str, some: Sequence[int]) -> list:
-        "The features of some pictures: clean, noisy or swapped"
+        "The features of some pictures: clean, swapped, noisy (at k, or as in `noisy 700`), things (noise there alone)"
         def look():
             pixels = self._pixels(picture).to(branches.vlm.device).split(256)
             with torch.no_grad(): return [one for some in pixels for one in branches.look({"pixel_values": some})]
@@ -188,15 +181,20 @@ def token_scores(branches: Branches, data: Data, method: Method, some: Sequence[
     for name, states in (("policy", h), ("reference", frozen)):
         if states is None: continue
         more = [_widened(words[name], packed)] if method.noise == "clean" else []
+        if method.words != "all": more.append(_best(packed))
         with torch.set_grad_enabled(name == "policy"): (tokens, _), *rest = branches.score(states, packed, *more)
         one, two = _split(tokens, packed)
         sides[name] |= dict(chosen=one, rejected=two)
-        if rest: sides[name]["noise"] = _split(rest[0][0], packed)[0]
+        if name == "policy" and method.words != "all": usual = _split(rest[-1][1], packed)[0]
+        if method.noise == "clean": sides[name]["noise"] = _split(rest[0][0], packed)[0]
     table = lambda values: SimpleNamespace(**dict.fromkeys(
         ("chosen", "rejected", "chosen_other", "rejected_other", "noise")) | values)
     masks, ids = _split(packed["real"], packed), _split(packed["targets"], packed)
+    counted = masks[0]
+    if method.words != "all": counted = noise_mask("moved", counted, words["policy"], ids[0], usual)
+    if method.words == "content": counted = counted & torch.isin(words["policy"], data.content)
     return SimpleNamespace(policy=table(sides["policy"]), reference=table(sides["reference"]), chosen=masks[0],
-                           rejected=masks[1], chosen_ids=ids[0], rejected_ids=ids[1])
+                           rejected=masks[1], chosen_ids=ids[0], rejected_ids=ids[1], counted=counted)
 
 # %% ../nbs/workshop/methods.ipynb #f0de4162
 def batch_losses(branches: Branches, data: Data, method: Method, some: Sequence[int], nll: float = 1.) -> torch.Tensor:
@@ -207,8 +205,8 @@ def batch_losses(branches: Branches, data: Data, method: Method, some: Sequence[
     found = method.loss(*(method.logps or _sides)(s))
     return getattr(found, "losses", found) + nll * anchor
 
-def _learn(vlm, steps, rate, losses):
-    "Steps of AdamW on the adapter: `losses(i)` gives the losses of step i"
+def _learn(vlm, steps, rate, losses, see=None):
+    "Steps of AdamW on the adapter: `losses(i)` gives the losses of step i, `see(i)` may look after i steps"
     learning = [p for p in vlm.model.parameters() if p.requires_grad]
     optimizer, found = torch.optim.AdamW(learning, lr=rate, weight_decay=0.), []
     for i in range(steps):
@@ -220,6 +218,7 @@ def _learn(vlm, steps, rate, losses):
         optimizer.step()
         optimizer.zero_grad()
         found.append(loss.item())
+        if see: see(i + 1)
     return found
 
 def _batches(n, steps, size, seed):
@@ -229,9 +228,10 @@ def _batches(n, steps, size, seed):
     return [queue[i * size:(i + 1) * size] for i in range(steps)]
 
 # %% ../nbs/workshop/methods.ipynb #74c255f2
-def row_of(reader: Reader, image: Any, chosen: str, rejected: str = "", ends: bool = True) -> Row:
+def row_of(reader: Reader, image: Any, chosen: str, rejected: str = "", ends: bool = True,
+           prompt: str = world.DESCRIBE) -> Row:
     "Two descriptions of a picture as token ids; without `ends`, the answers go on behind their last word"
-    batch, tail = reader.inputs(image, world.DESCRIBE), _tail(reader.text(world.DESCRIBE))
+    batch, tail = reader.inputs(image, prompt), _tail(reader.text(prompt))
     ids = lambda text: reader.tokens_after(tail, reader.space + text) + [reader.end_id()] * ends
     return _as_row(batch, ids(chosen), ids(rejected) if rejected else ids("A"))
 
@@ -239,10 +239,13 @@ def rows_of(vlm: VLM, triples: Sequence[tuple], seed: int, ends: bool = True) ->
     "(scene, chosen, rejected) as the data of a run"
     reader = Reader(vlm)
     rows = [row_of(reader, scene.image(), chosen, rejected, ends) for scene, chosen, rejected in triples]
-    return Data(rows, [scene for scene, *_ in triples], seed)
+    data = Data(rows, [scene for scene, *_ in triples], seed)
+    data.content = torch.tensor(vlm.tokenizer(" ".join([*world.KINDS, *world.COLOURS]),
+                                              add_special_tokens=False)["input_ids"])
+    return data
 
 def fit(vlm: VLM, method: Method, data: Data, seed: int, rate: float, steps: int, size: int = 16,
-        nll: float = 1.) -> dict:
+        nll: float = 1., see: Callable | None = None) -> dict:
     "Train a fresh adapter; returns the losses, and what it took"
     start, losses, before = time.process_time(), [], round(method.first * steps)
     batches = _batches(len(data.rows), steps, size, seed)
@@ -252,7 +255,7 @@ def fit(vlm: VLM, method: Method, data: Data, seed: int, rate: float, steps: int
         stages.add_adapter(vlm, seed=seed)
         branches = Branches(vlm)
         vlm.model.train()
-        losses += _learn(vlm, len(part), rate, lambda i: batch_losses(branches, data, kind, part[i], nll))
+        losses += _learn(vlm, len(part), rate, lambda i: batch_losses(branches, data, kind, part[i], nll), see)
         vlm.model.eval()
         if len(losses) < steps:                                      # the reference of what follows
             vlm.model = vlm.model.merge_and_unload().eval()
@@ -268,27 +271,82 @@ def reward(scene: world.Scene, text: str) -> float:
     score = chair.score([text], [scene.objects], measure.VOCABULARY)
     return score.recall - score.chair_i
 
-def fit_group(vlm: VLM, scenes: Sequence, seed: int, rate: float, steps: int, size: int = 16, group: int = 4) -> dict:
-    "Train by GRPO; returns the losses, the mean reward of each step, and how many descriptions were written"
+def true(batch: SimpleNamespace) -> list:
+    "The reward of each description by the scene's truth"
+    return [reward(task[0], text) for task, text in zip(batch.tasks, batch.texts)]
+
+def located(batch: SimpleNamespace) -> list:
+    "1 for each answer that begins as it should"
+    return [float(text.startswith(task[2])) for task, text in zip(batch.tasks, batch.texts)]
+
+@torch.no_grad()
+def owed(batch: SimpleNamespace) -> list:
+    "By how many nats the picture lowers the entropy of a description's next word, a mean over its words"
+    def entropies(pixels):
+        h = batch.branches.hidden(batch.packed, batch.branches.look({"pixel_values": pixels}))
+        found = batch.branches.head(h).float().log_softmax(-1)
+        return unpack(-(found.exp() * found).sum(-1), batch.packed["real"])
+    blind = noise.noisy_rows(batch.pixels, [999] * len(batch.pixels), range(len(batch.pixels)), 0)
+    return ((entropies(blind) - entropies(batch.pixels)).sum(-1) / batch.packed["real"].sum(-1)).tolist()
+
+def questions(triples: Sequence[tuple], seed: int) -> list:
+    "(scene, question, beginning of the answer): is there what the error put in, and is there one of the others?"
+    named = lambda text: {m.kind for m in measure.VOCABULARY.find(text)}
+    tasks, rng = [], random.Random(f"questions/{seed}")
+    for scene, chosen, rejected in triples:
+        wrong, right = sorted(named(rejected) - named(chosen)), sorted(named(rejected) & named(chosen))
+        if not wrong or not right: continue
+        tasks += [(scene, scene.ask("exists", kind).prompt, answer) for kind, answer in
+                  ((wrong[0], "No"), (rng.choice(right), "Yes"))]
+    return tasks
+
+def fit_group(vlm: VLM, tasks: Sequence[tuple], worth: Callable, seed: int, rate: float, steps: int, size: int = 16,
+              group: int = 4) -> dict:
+    "Train by GRPO on (scene, prompt, ...); returns losses, mean rewards, and how many answers were written"
     reader, rewards = Reader(vlm), []
     stages.add_adapter(vlm, seed=seed)
-    branches, batches = Branches(vlm), _batches(len(scenes), steps, size // group, seed)
-    images = [scene.image() for scene in scenes]
+    branches, batches = Branches(vlm), _batches(len(tasks), steps, size // group, seed)
+    images = [scene.image() for scene, *_ in tasks]
     def losses(i):
         some = [j for j in batches[i] for _ in range(group)]
+        prompts = [tasks[j][1] for j in some]
         vlm.model.eval()
-        texts = vlm.describe([images[j] for j in some], batch_size=size, temperature=1., seed=1000 * seed + i)
+        texts = vlm.describe([images[j] for j in some], prompts, batch_size=size, temperature=1., seed=1000 * seed + i)
+        rows = [row_of(reader, images[j], text or "A", prompt=p) for j, text, p in zip(some, texts, prompts)]
+        packed = branches.collate(rows, answers=("chosen",))
+        pixels = torch.cat([row.images["pixel_values"] for row in rows])
+        batch = SimpleNamespace(tasks=[tasks[j] for j in some], texts=texts, branches=branches, pixels=pixels,
+                                packed=packed["clean"])
+        gained = torch.tensor(worth(batch)).view(-1, group)
+        rewards.append(gained.mean().item())
         vlm.model.train()
-        worth = torch.tensor([reward(scenes[j], text) for j, text in zip(some, texts)]).view(-1, group)
-        rewards.append(worth.mean().item())
-        rows = [row_of(reader, images[j], text or "A") for j, text in zip(some, texts)]
-        packed = branches.collate(rows, answers=("chosen",))["clean"]
-        seen = branches.look({"pixel_values": torch.cat([row.images["pixel_values"] for row in rows])})
-        (tokens, _), = branches.score(branches.hidden(packed, seen), packed)
-        return group_loss(tokens, packed["real"], worth)
+        h = branches.hidden(batch.packed, branches.look({"pixel_values": pixels}))
+        (tokens, _), = branches.score(h, batch.packed)
+        return group_loss(tokens, batch.packed["real"], gained)
     found = _learn(vlm, steps, rate, losses)
     vlm.model.eval()
-    return dict(losses=found, rewards=rewards, learnt=steps * size, read=0, written=steps * size, pairs=len(scenes))
+    return dict(losses=found, rewards=rewards, learnt=steps * size, read=0, written=steps * size, pairs=len(tasks))
+
+# %% ../nbs/workshop/methods.ipynb #571e0c35
+METHODS = {
+    "SFT (control)": Method(arXiv=""),
+    "DPO": Method(dpo_loss, arXiv="2305.18290"),
+    "POVID, paper": Method(povid_loss, picture="noisy", noise="noisy", arXiv="2402.11411"),
+    "POVID, released": Method(_released, picture="noisy", noise="clean", own_tokens=True, arXiv="2402.11411"),
+    "own caption rejected": Method(dpo_loss, "own", arXiv="2405.17220"),
+    "BPO": Method(dpo_loss, "own noisy", arXiv="2403.08730"),
+    "mDPO": Method(mdpo_loss, picture="noisy", arXiv="2406.11839"),
+    "Re-Align": Method(image_loss, picture="swapped", arXiv="2502.13146"),
+    "picture alone": Method(_image_only, picture="swapped", arXiv="2502.13146"),
+    "TPO": Method(dpo_loss, picture="noisy", answers=("chosen", "rejected"), logps=_tpo, arXiv="2412.14487"),
+    "DDPO": Method(_ddpo_loss, logps=_ddpo, arXiv="2312.00849"),
+    "SeVa": Method(dpo_loss, "self", base=False, arXiv="2404.10501"),
+    "on-policy DPO": Method(dpo_loss, "ranked", base=False, arXiv="2405.17220"),
+    "SENTINEL": Method(dpo_loss, "first sentence", base=False, arXiv="2507.12455"),
+    "OPA": Method(dpo_loss, "corrected", first=.5, base=False, arXiv="2501.09695"),
+    "GRPO": Method(group_loss, "none", base=False, arXiv="2402.03300"),
+    "ViCrit": Method(group_loss, "located", reward=located, arXiv="2506.10128"),
+    "VES": Method(group_loss, "none", base=False, reward=owed, arXiv="VES-RFT")}
 
 # %% ../nbs/workshop/methods.ipynb #0ff5a22f
 class _Halves(LogitsProcessor):

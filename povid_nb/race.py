@@ -14,96 +14,15 @@ from typing import Any
 import torch
 
 # %% ../nbs/workshop/race.ipynb #24e441ff
-from . import chair, measure, noise, stages, trials, viz, world
-from .lies import _sentences, false_claims
-from .methods import METHODS, UNTRAINED, Method, contrast_all, fit, fit_group, method_of, rows_of
+from . import chair, measure, stages, trials, viz, world
+from .neighbours import group_loss
+from .methods import (METHODS, UNTRAINED, Method, contrast_all, fit, fit_group, method_of, questions, rows_of,
+                              true)
 from .procs import patch, write_json, write_tensors, write_text
+from .race_pairs import answers, scenes_of
 from .stats import versions
-from .steps import Steps, _digest
+from .steps import Piece, Steps, _digest, spread
 from .vlm import VLM
-
-# %% ../nbs/workshop/race.ipynb #c488ca28
-def scenes_of(n: int, seed: int, habit: world.Habit = world.Habit()) -> list:
-    "The race's pairs: scenes, right answers with a writer's habits, injected answers"
-    return trials.world_pairs(n, seed, habit=habit, captions=1.)
-
-def _wrong(scene, text): return len(false_claims(scene, text))
-def _named(text): return {m.kind for m in measure.VOCABULARY.find(text)}
-def _order(scene, text): return _wrong(scene, text), -len(_named(text) & scene.objects)
-
-def ranked(scene: world.Scene, texts: Sequence[str]) -> tuple | None:
-    "(best, worst) of some descriptions by what is false in them, then by what they name; None where they are equal"
-    order = sorted(texts, key=lambda text: _order(scene, text))
-    return (order[0], order[-1]) if _wrong(scene, order[0]) < _wrong(scene, order[-1]) else None
-
-def corrected(scene: world.Scene, text: str) -> str | None:
-    "A description without its false sentences; None where nothing is false, or nothing is left"
-    kept = [s for s in _sentences(text) if not false_claims(scene, s)]
-    return " ".join(kept) if 1 < len(kept) < len(_sentences(text)) else None
-
-def first_wrong(scene: world.Scene, text: str) -> tuple | None:
-    "(the sentences before it, the first false sentence) of a description; None where nothing is false"
-    sentences = _sentences(text)
-    at = next((i for i, s in enumerate(sentences) if false_claims(scene, s)), None)
-    return at and (" ".join(sentences[:at]), sentences[at])
-
-@torch.no_grad()
-def go_on(vlm: VLM, scenes: Sequence, starts: Sequence[str], seed: int, tokens: int = 16) -> list[str]:
-    "The next sentence after the beginning of a description, sampled"
-    texts = [vlm.text(world.DESCRIBE) + vlm.between() + start for start in starts]
-    batch = vlm._prompt_inputs([scene.image() for scene in scenes], texts)
-    torch.manual_seed(seed)
-    ids = vlm.model.generate(**batch, **vlm._decoding(tokens, 1., 1.))[:, batch["input_ids"].shape[1]:]
-    return [_sentences(t.strip())[0] for t in vlm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-# %% ../nbs/workshop/race.ipynb #19732ffb
-def _said(folder, name, make):
-    "Texts that were written before, or are written now: (texts, CPU seconds that they took)"
-    file = Path(folder)/"said"/f"{name}.json"
-    if not file.exists():
-        start = time.process_time()
-        write_json(file, {"texts": make(), "seconds": 0.})
-        write_json(file, json.loads(file.read_text()) | {"seconds": time.process_time() - start})
-    kept = json.loads(file.read_text())
-    return kept["texts"], kept["seconds"]
-
-def answers(pairs: str, n: int, seed: int, habit: world.Habit, folder: Path) -> tuple:
-    "([(scene, chosen, rejected)], CPU seconds and descriptions written to make them)"
-    made = scenes_of(n, seed, habit)
-    scenes, right = [p.image for p in made], [p.chosen for p in made]
-    same = _digest(json.dumps([scene.seed for scene in scenes]).encode())[:8]
-    def say(name, **how):
-        def write():
-            images = [scene.image() for scene in scenes]
-            return VLM.load().describe(images, batch_size=len(images), **how)
-        return _said(folder, f"{name}-{seed}-{same}", write)
-    if pairs == "injected": return [(p.image, p.chosen, p.rejected) for p in made], (0., 0)
-    own, t = say("own")
-    if pairs == "own": return _differ(scenes, right, own), (t, n)
-    if pairs in ("own noisy", "self"):
-        hide = lambda values: noise.noisy_rows(values, [700] * len(values), range(len(values)), seed)
-        noisy, more = say("noisy", pixels=hide)
-        if pairs == "own noisy": return _differ(scenes, right, noisy), (more, n)
-        return _differ(scenes, own, noisy), (t + more, 2 * n)
-    if pairs == "corrected":
-        mended = [corrected(*both) for both in zip(scenes, own)]
-        return [(s, c, o) for s, c, o in zip(scenes, mended, own) if c], (t, n)
-    if pairs == "ranked":
-        several, t = zip(*(say(f"sampled{i}", temperature=1., seed=1000 * seed + i) for i in range(4)))
-        both = [ranked(scene, texts) for scene, texts in zip(scenes, zip(*several))]
-        return [(s, *b) for s, b in zip(scenes, both) if b], (sum(t), 4 * n)
-    if pairs == "first sentence":
-        wrong = [(s, w) for s, o in zip(scenes, own) if (w := first_wrong(s, o))]
-        def write():
-            vlm = VLM.load()
-            return [go_on(vlm, [s for s, _ in wrong], [w[0] for _, w in wrong], i) for i in range(4)]
-        tries, more = _said(folder, f"sentences-{n}-{seed}", write)
-        fine = lambda s, some: next((t for t in some if t.endswith(".") and not false_claims(s, t)), None)
-        good = [fine(s, some) for (s, _), some in zip(wrong, zip(*tries))]
-        return [(s, f"{w[0]} {g}", f"{w[0]} {w[1]}") for (s, w), g in zip(wrong, good) if g], (t + more, 3 * n)
-    raise ValueError(f"unknown pairs {pairs!r}")
-
-def _differ(scenes, chosen, rejected): return [t for t in zip(scenes, chosen, rejected) if t[1] != t[2]]
 
 # %% ../nbs/workshop/race.ipynb #7fb4590b
 def counts(scenes: Sequence, texts: Sequence[str]) -> dict:
@@ -129,7 +48,7 @@ class Race:
     tries: Sequence[float] = (2e-3, 4e-3)          # learning rates
     alphas: Sequence[float] = (.5, 1.)             # how much of the second picture the untrained ones take away
     habits: Mapping = field(default_factory=lambda: {"clean": world.Habit(), "own SFT data": world.FLAWED})
-    log: Callable = lambda text: None
+    model: str | None = None           # the folder of another model to start from
 
     def __post_init__(self): self.done, self.made = Steps(self.folder), {}
 
@@ -137,12 +56,12 @@ class Race:
         "The folder of a trained adapter, with its cost"
         def make(folder):
             start = time.process_time()
-            vlm = VLM.load()
-            if method.pairs == "none":
-                scenes = [p.image for p in scenes_of(self.n, seed)]
-                found = fit_group(vlm, scenes, seed, rate, self.steps, self.size)
+            vlm = VLM.load(self.model)
+            if method.loss is group_loss:
+                tasks = self._tasks(method, base, seed)
+                found = fit_group(vlm, tasks, method.reward or true, seed, rate, self.steps, self.size)
             else:
-                data, more = self._data(method.pairs, base, seed)
+                data, more = self._data(method, base, seed)
                 found = fit(vlm, method, data, seed, rate, self.steps, self.size)
                 found |= more | dict(seconds=found["seconds"] + more["making"])
             state = {n: p.detach().contiguous() for n, p in vlm.model.named_parameters() if ".lora_" in n}
@@ -150,27 +69,37 @@ class Race:
             write_tensors(folder/"adapter.safetensors", state)
             write_json(folder/"cost.json", dict(seconds=time.process_time() - start) | found)
         settings = self._sizes() | dict(seed=seed, rate=rate, base=base, loss=_name(method))
-        self.log(f"train {base} {name} {seed} {rate}")
         return self.done(f"{base}/{name}/train-{seed}-{rate:g}", make, settings)
 
-    def _data(self, pairs, base, seed):
+    def _data(self, method, base, seed):
         "The pairs of a run as rows, kept in memory for the next method that reads them; what it took to make them"
-        if (pairs, base, seed) not in self.made:
-            for key in [key for key in self.made if key[2] != seed]: del self.made[key]
-            habit = self.habits.get(base, world.Habit())
-            triples, (writing, written) = answers(pairs, self.n, seed, habit, self.folder)
+        key = method.pairs, base, seed, _called(method.change)
+        if key not in self.made:
+            for other in [other for other in self.made if other[2] != seed]: del self.made[other]
+            triples, (writing, written) = self._triples(method, base, seed)
             start = time.process_time()
-            data = rows_of(VLM.load(), triples, seed, ends=pairs != "first sentence")
-            self.made[pairs, base, seed] = data, dict(written=written, making=writing + time.process_time() - start)
-        return self.made[pairs, base, seed]
+            vlm = VLM.load(self.model)
+            data = rows_of(vlm, triples, seed, ends=method.pairs not in ("first sentence", "noisy sentence"))
+            self.made[key] = data, dict(written=written, making=writing + time.process_time() - start)
+        return self.made[key]
+
+    def _triples(self, method, base, seed):
+        habit = self.habits.get(base, world.Habit())
+        triples, cost = answers(method.pairs, self.n, seed, habit, self.folder, self.model)
+        return (method.change(triples, seed) if method.change else triples), cost
+
+    def _tasks(self, method, base, seed):
+        "What a method that samples its answers is asked about"
+        if method.pairs == "none": return [(p.image, world.DESCRIBE) for p in scenes_of(self.n, seed)]
+        return questions(self._triples(method, base, seed)[0], seed)
 
     def say(self, name: str, method: Any, base: str, seed: int, setting: float | None, part: str) -> dict:
         "Counts of the descriptions after one training: {split: counts}"
         def make(folder):
             if isinstance(method, Method):
                 where = self.train(name, method, base, seed, setting)
-                vlm = trained(where/"adapter.safetensors")
-            else: vlm = VLM.load()
+                vlm = trained(where/"adapter.safetensors", self.model)
+            else: vlm = VLM.load(self.model)
             start, found = time.process_time(), {}
             for split, n in self._scenes(part).items():
                 scenes, images = _pictures(split, part, n)
@@ -195,15 +124,22 @@ class Race:
         best = trials._best(found, before["recall"] - .04)
         return settings[best], [dict(setting=s, **score) for s, score in zip(settings, found)]
 
-def _name(method):
-    function = method.loss
-    reads = f"/{method.pairs}/{method.picture}/{method.noise}/{method.first}"
-    return getattr(function, "__qualname__", str(function)) + reads + method.version
+def _called(function):
+    "A function as text, with the arguments that are bound to it"
+    if not isinstance(function, functools.partial): return getattr(function, "__qualname__", str(function))
+    bound = ", ".join([*map(repr, function.args), *(f"{k}={v!r}" for k, v in sorted(function.keywords.items()))])
+    return f"{_called(function.func)}({bound})"
 
-def trained(file: Path) -> VLM:
-    "The built-in model with a trained adapter worked in"
+def _name(method):
+    reads = f"/{method.pairs}/{method.picture}/{method.noise}/{method.first}"
+    more = [f"/{f}" for f in (method.change and _called(method.change), method.reward and _called(method.reward),
+                              method.words if method.words != "all" else None) if f]
+    return _called(method.loss) + reads + method.version + "".join(more)
+
+def trained(file: Path, model: str | None = None) -> VLM:
+    "The model with a trained adapter worked in"
     from safetensors.torch import load_file
-    vlm = stages.add_adapter(VLM.load())
+    vlm = stages.add_adapter(VLM.load(model))
     vlm.model.load_state_dict(load_file(file), strict=False)
     vlm.model = vlm.model.merge_and_unload().eval()
     return vlm
@@ -216,9 +152,12 @@ def cells(methods: Mapping, untrained: Mapping, bases: Sequence) -> list:
 
 @patch
 def run(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrained: Mapping = UNTRAINED,
-        fewer: Mapping = {}) -> dict:
+        fewer: Mapping = {}, jobs: int = 1, against: Sequence[str] = ("SFT (control)", "before", "DPO")) -> dict:
     "Choose settings for all, then test with each seed (with the first `fewer[name]`); what is done is only read"
-    some, found, tried = cells(methods, untrained, list(self.habits)), {}, {}
+    some, found = cells(methods, untrained, list(self.habits)), {}
+    if jobs > 1:
+        torch.set_num_threads(1)
+        spread(self.pieces(seeds, methods, untrained, fewer), jobs)
     before = {0: self.say("before", None, "any", 0, None, "test")}
     chosen = {(base, name): self.choose(name, m, base) for base, name, m in some}
     for seed in seeds:
@@ -237,16 +176,33 @@ def run(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrained:
     for base in self.habits:
         runs = {"before": before} | {name: found[of(base, name)] for name in names}
         out["means"][base], differences = trials._summarise(runs)
-        out["differences"][base] = {k: v for k, v in differences.items() if k.endswith(_AGAINST)}
+        out["differences"][base] = {k: v for k, v in differences.items() if k.split(" - ")[1] in against}
         out["each"][base] = {who: {seed: {split: trials._scores(t) for split, t in counted.items()}
                                    for seed, counted in by.items()} for who, by in runs.items()}
         out["tried"][base] = {name: chosen[of(base, name)][1] for name in names}
         out["cost"][base] = {name: self.cost(of(base, name), chosen[of(base, name)][0], runs[name]) for name in names}
-        out["counts"][base] = {name: _packed(runs[name]) for name in ("before", CONTROL, "DPO") if name in runs}
+        out["counts"][base] = {name: _packed(runs[name]) for name in ("before", *against) if name in runs}
     return out
 
+@patch
+def pieces(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrained: Mapping = UNTRAINED,
+           fewer: Mapping = {}) -> list:
+    "What `run` does, as pieces for `spread`: the untuned model; of each method the tries, then the tests of all seeds"
+    def first(): return [self.say("before", None, "any", 0, None, part) for part in ("validation", "test")]
+    def test(base, name, m, seed):
+        return Piece(lambda: self.say(name, m, base, seed, self.choose(name, m, base)[0], "test"))
+    def piece(base, name, m):
+        mine = seeds[:1 if isinstance(m, str) else fewer.get(name, len(seeds))]
+        return Piece(lambda: self.choose(name, m, base), [test(base, name, m, seed) for seed in mine])
+    return [Piece(first, [piece(*cell) for cell in cells(methods, untrained, list(self.habits))])]
+
+def joined(*results: Mapping) -> dict:
+    "Several races as one result: their bases side by side"
+    parts = ("means", "differences", "each", "tried", "cost", "counts")
+    both = {part: {base: value for r in results for base, value in r[part].items()} for part in parts}
+    return {**results[0], **both, "minutes": round(sum(r["minutes"] for r in results), 1)}
+
 CONTROL = "SFT (control)"
-_AGAINST = (f"- {CONTROL}", "- before", "- DPO")
 
 def _commit():
     "The commit of the working tree, or nothing outside one"
@@ -298,7 +254,7 @@ def family(name: str) -> str:
     method = METHODS.get(name)
     if name in UNTRAINED: return "no training"
     if method is None or method.loss is None: return "not tuned, control"
-    if method.pairs == "none": return "a reward"
+    if method.loss is group_loss: return "a reward"
     if method.pairs != "injected": return "the model's own answers"
     return "and a second picture" if method.picture else "right and injected answers"
 

@@ -6,8 +6,10 @@
 __all__ = ['Steps']
 
 # %% ../nbs/workshop/steps.ipynb #b6d6eda6
-import hashlib, json, time
+import hashlib, json, math, time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context
 from pathlib import Path
 from .procs import barrier, is_main, write_json
 
@@ -113,3 +115,36 @@ def _fault(folder, record):
     for name, digest in record.get("files", {}).items():
         if name not in there: return f"{name} is missing"
         if there[name] != digest: return f"{name} has changed since it was written"
+
+# %% ../nbs/workshop/steps.ipynb #5c258fbe
+@dataclass
+class Piece:
+    "One part of a long run: a function without arguments, and the pieces that need its result"
+    work: Callable
+    after: list = field(default_factory=list)
+    place: tuple = ()
+
+    def __len__(self): return 1 + sum(map(len, self.after))
+
+def _placed(pieces, above=()):
+    "The pieces, each with its place in the order: what comes after a piece stands before the next one"
+    for i, piece in enumerate(pieces): piece.place = (*above, i)
+    return list(pieces)
+
+def spread(pieces: Iterable[Piece], jobs: int, until: float = math.inf) -> int:
+    "Do pieces in `jobs` processes at a time, the first ones first; how many were left undone at `until`, or failed"
+    ready, running, left, fork = _placed(list(pieces)), {}, 0, get_context("fork")
+    while running or (ready and time.time() < until):
+        while ready and len(running) < jobs and time.time() < until:
+            piece = ready.pop(0)
+            process = fork.Process(target=piece.work)
+            process.start()
+            running[process.sentinel] = process, piece
+        wait = None if until == math.inf else max(0, until - time.time())
+        for end in connection.wait(list(running), wait) or list(running) * (time.time() >= until):
+            process, piece = running.pop(end)
+            if process.is_alive() and time.time() >= until: process.terminate()
+            process.join()
+            if process.exitcode: left += len(piece)
+            else: ready = sorted(ready + _placed(piece.after, piece.place), key=lambda piece: piece.place)
+    return left + sum(map(len, ready))

@@ -189,10 +189,10 @@ class Lab:
     "One lab: its size, its folder, its saved result, its notebook"
     def __init__(self, name: str, folder: str | Path = "nbs/labs"):   # where the notebooks are
         self.name, self.labs = name, Path(folder)
-        self.full = bool(os.environ.get("POVID_FULL"))
+        self.full, self.jobs = bool(os.environ.get("POVID_FULL")), int(os.environ.get("POVID_JOBS", 1))
         self.folder = Path(f"../../runs/labs/{name}" + "-small" * (not self.full))
 
-    def pick(self, full, small):
+    def pick(self, full: Any, small: Any) -> Any:
         "The first at full size, the second otherwise"
         return full if self.full else small
 
@@ -213,17 +213,18 @@ class Lab:
         if self.name not in there: raise ValueError(f"no lab {self.name!r}; there are: {', '.join(there)}")
         return there[self.name]
 
-    def run(self) -> None:
+    def run(self, jobs: int = 1) -> None:   # of one thread each, where a lab has pieces that can run side by side
         "Run the cells of the notebook at full size"
         import nbformat
         cells = [c.source for c in nbformat.read(self.notebook(), 4).cells if c.cell_type == "code"]
         code = "\n".join(_python(source) for source in cells if "#| exercise" not in source)
-        os.environ["POVID_FULL"], before = "1", os.getcwd()
+        before, full = os.getcwd(), {"POVID_FULL": "1", "POVID_JOBS": str(jobs)}
+        os.environ.update(full)
         os.chdir(self.labs)
         try: exec(compile(code, f"{self.name}.ipynb", "exec"), {"__name__": "lab"})
         finally:
             os.chdir(before)
-            del os.environ["POVID_FULL"]
+            for name in full: del os.environ[name]
 
 def _python(cell):
     "A cell without what only a notebook understands"

@@ -44,10 +44,14 @@ class VLM:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
-    def device(self) -> torch.device: return self.model.get_input_embeddings().weight.device
+    def device(self) -> torch.device:
+        "Where the model is"
+        return self.model.get_input_embeddings().weight.device
 
     @property
-    def dtype(self) -> torch.dtype: return self.model.get_input_embeddings().weight.dtype
+    def dtype(self) -> torch.dtype:
+        "In what its weights are held"
+        return self.model.get_input_embeddings().weight.dtype
 
     def __repr__(self): return f"VLM({self.name}, {type(self.base).__name__}, {self.device}, {self.dtype})"
 
@@ -83,10 +87,11 @@ def _load(cls,
     device: str | torch.device | None = None,  # "cuda", "mps", "cpu"; None: the best one here
     dtype: str | torch.dtype | None = None,    # "float32", "bfloat16", "float16"; None: POVID_DTYPE, else what suits
     quantize: str | None = None,               # "4bit": 4-bit weights, on an NVIDIA GPU
+    square: bool = False,                      # pad pictures to a square, as LLaVA-1.5 did, where they would be cut
     adapter: str | Path | None = None,         # folder of a trained LoRA adapter
 ) -> VLM:
     "A vision-language model and its processor, ready to use"
-    vlm = cls(*read_model(name_or_folder, device, dtype, quantize))
+    vlm = cls(*read_model(name_or_folder, device, dtype, quantize, square))
     if adapter: vlm.load_adapter(adapter)
     return vlm
 

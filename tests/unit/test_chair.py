@@ -171,4 +171,8 @@ def test_like_for_like_tells_better_from_quieter():
     assert (by("as they are"), by("equal length"), by("equal recall")) == ((-1, 0), (-1, 0), (-1, 0))
     back = chair.like_for_like(score(captions[::-1], truths[::-1], ids=range(29, -1, -1)), quiet, draws=100)
     assert back["equal length"]["chair_s"].difference == 0                                      # matched by picture, whatever the order
+    longer = score([f"{c} And a fork." for c in captions], truths)              # as much is named: neither side alone loses its tail
+    for one, other in ((talker, longer), (longer, talker), (talker, talker)):
+        found = chair.like_for_like(one, other, draws=100)["equal recall"]
+        assert found["chair_i"].difference == 0 == found["recall"].difference == found["words"].difference
     with pytest.raises(ValueError, match="needs the same items"): chair.like_for_like(talker, score(captions[:3], truths[:3]))

@@ -99,7 +99,7 @@ def test_the_loop_is_the_trainers(tmp_path):
     assert came["losses"] == pytest.approx(want, abs=2e-4) and came["losses"][2] < came["losses"][0]
 
 
-KNOWN = {"SFT (control)": 0, "mDPO": 3, "Re-Align": 2, "TPO": None, "GRPO": None}     # log 2, times how many terms
+KNOWN = {"SFT (control)": 0, "mDPO": 3, "Re-Align": 2, "TPO": None, "GRPO": None, "ViCrit": None, "VES": None}     # log 2, times how many terms
 
 @pytest.mark.parametrize("name", [name for name in METHODS if KNOWN.get(name, 1) is not None])
 def test_before_the_first_step_every_loss_is_known(name, start):
