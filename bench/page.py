@@ -5,7 +5,7 @@ from pathlib import Path
 from povid_nb import viz
 
 from . import scale
-from .train import COLUMNS, lines
+from .train import COLUMNS, TITLES, lines
 
 FOLDER = Path(__file__).parent/"results"
 
@@ -27,9 +27,6 @@ def training(found):
     shapes = found["all"]
     names = {"dpo": "DPO", "released": "POVID, released form"}
     tables = [comparison(f"{shape}: {names[form]}", rows) for shape, forms in shapes.items() for form, rows in forms.items()]
-    file = FOLDER/"gpu.json"
-    on_card = json.loads(file.read_text())["parts"] if file.exists() else {"`python -m bench gpu`": "not measured: no CUDA device was at hand"}
-    on_gpu = [f"- {name}: {rows}" if isinstance(rows, str) else comparison(name, rows) for name, rows in on_card.items()]
     return f"""## A step of training
 
 `python -m bench train --json bench/results/train.json` ({origin(found)}).
@@ -42,10 +39,56 @@ Loss and gradient are compared with the first row's.
 - **released algorithm, restated**: six whole forwards, as in POVID's code.
 - **ours**: answers of a pair in one row, each picture once, the head on answers only. *Cached*: with the reference's scores from disk; then with the clean pictures' features, too.
 
-{chr(10).join(t + chr(10) for t in tables)}
-### GPU
+{chr(10).join(t + chr(10) for t in tables)}"""
 
-{chr(10).join(on_gpu)}
+
+def again(now, before):
+    ratio = lambda found, form, name: found["all"][shape][form]["trl"]["ms_per_pair"] / found["all"][shape][form][name]["ms_per_pair"]
+    (shape, forms), = now["all"].items()
+    spread = lambda row: "{:.2f} - {:.2f}".format(*row["ratio_middle_half"])
+    rows = [[f"{form}, {TITLES[name]}", f"{ratio(before, form, name):.2f}", f"{row['ratio']:.2f}", spread(row)] for form in forms for name, row in forms[form].items() if name != "trl"]
+    return f"""## The same on another machine, beside an older revision
+
+`python -m bench train --quick` of this revision and of {before["revision"]}, at the same time on two cores ({origin(now)}); other work on most of the other cores.
+How many times TRL's time is one's own: of the medians before; now the median of the rounds, and the middle half of them.
+
+{table([shape, "before", "now", "middle half"], rows)}
+"""
+
+
+def both_stages(row):
+    cells = lambda stage: [f"{row[stage][key]:,.{digits}f}" for key, digits in (("ms_per_pair", 0), ("peak_gib", 1), ("reserved_gib", 1), ("planned_gib", 1))]
+    head = ["", "ms/pair", "GiB at the worst moment", "GiB that torch took", "GiB by `povid plan`"]
+    return f"""{table(head, [[stage, *cells(stage)] for stage in ("stage1", "stage2")])}
+
+Loading {row["load_s"]:.0f} s; loading, both stages of 5 steps and all writing {row["whole_s"]:.0f} s. The adapter read again scores within {row["read_again_differs_by"]:g} of the one that trained.
+"""
+
+
+def on_gpu(found):
+    m, parts = found["machine"], found["parts"]
+    show = lambda name, rows: f"- {name}: {rows}" if isinstance(rows, str) else f"### {name}\n\n" + both_stages(rows) if "stage1" in rows else comparison(name, rows)
+    lessons = ", ".join(f"{name} {seconds}" for name, seconds in found["lessons"].items())
+    return f"""## On a GPU
+
+`python -m bench gpu --quick --json bench/results/gpu.json` ({m["device"]}; Python {m["python"]}, torch {m["torch"]}, transformers {m["transformers"]}, peft {m["peft"]}; {m["date"]}; other work on the machine's CPU cores).
+Random weights in the shape of LLaVA-1.5-7B, 576 tokens of a picture, 60 of prompt, 110 of each answer, rank 128. The T4 is its memory and fp16 on this card, not its speed.
+
+{(chr(10) * 2).join(show(*part) for part in sorted(parts.items(), key=lambda part: isinstance(part[1], str)))}
+
+The twelve lessons from top to bottom on the same card (`nbdev_test --path nbs --file_re '^[01].*ipynb' --n_workers 9`): all pass; seconds: {lessons}.
+"""
+
+
+def attention(found):
+    rows = [[name, f"{row['of_our_own']:.2f}", "{:.2f} - {:.2f}".format(*row["middle_half"]), number(row["memory_mb"])] for name, row in found["ways"].items()]
+    return f"""## Ways to attend in packed rows
+
+`python -m bench attention --quick --json bench/results/attention.json` ({origin(found)}; other work on most of the other cores).
+
+Time of a step as a multiple of that with layers of our own, which the package takes where a model's layers are of the Llama kind; where they are not, it takes the model's own forward with a mask.
+
+{table(["", "time", "middle half", "MB"], rows)}
 """
 
 
@@ -148,4 +191,4 @@ From files to numbers; {found["clock"]}.
 def main(args):
     read = lambda name: json.loads((FOLDER/f"{name}.json").read_text())
     (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from the files beside it. Times belong to this machine; ratios within a table are what carries over.\n\n"
-                                    + training(read("train")) + "\n" + memory(read("memory"), read("memory_before")) + "\n" + growth(read("scale")) + "\n" + many(read("pairs")) + "\n" + counting(read("scores")))
+                                    + training(read("train")) + "\n" + again(read("train_quick"), read("train_quick_before")) + "\n" + on_gpu(read("gpu")) + "\n" + attention(read("attention")) + "\n" + memory(read("memory"), read("memory_before")) + "\n" + growth(read("scale")) + "\n" + many(read("pairs")) + "\n" + counting(read("scores")))

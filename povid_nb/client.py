@@ -163,7 +163,7 @@ class Client:
         most = self.price.cost(tokens, self.params["max_completion_tokens"] * self.params.get("n", 1))
         return most * self.ledger.overrun
 
-    def record(self, id: str, key: str, raw, worst: float, discount: float = 1.):
+    def record(self, id: str, key: str, raw: object, worst: float, discount: float = 1.) -> None:
         "Write an answer into the ledger with its cost; `worst` where the service does not state its tokens"
         if not _at(raw, "choices") and _at(raw, "error"): raise ValueError(f"no answer: {str(raw['error'])[:80]}")
         reply = self.ledger.fields(raw)
@@ -176,7 +176,7 @@ class Client:
                 f"An answer cost ${cost:.4f} ({reply['tokens']} tokens) where ${worst:.4f} was the most by its price: "
                 f"the budget of ${self.budget:g} cannot be kept. Check price=, or raise max_completion_tokens"))
 
-    def stop(self, error):
+    def stop(self, error: Exception) -> None:
         "Let no more questions out: those in flight come in, and `ask` raises the error"
         self._stopped = self._stopped or error
         self._pause.set()
@@ -197,7 +197,7 @@ def reserve(self: Client, cost: float, wait: bool = True) -> bool:
     return True
 
 @patch
-def release(self: Client, cost: float, landed: bool = False):
+def release(self: Client, cost: float, landed: bool = False) -> None:
     "Money set aside is free again; `landed`: a question is back"
     with self._purse:
         self._held -= cost
@@ -217,7 +217,7 @@ def _ask_one(self: Client, request):
     return Outcome(request.key, status, record["text"], value, reason, record["cost"], cached)
 
 @patch
-def waits(self: Client, id: str):
+def waits(self: Client, id: str) -> tuple[str, str] | None:
     "How a question ends that is on its way in a batch; None if it is in none"
     for tag, batch in self.ledger.batches.items():
         if id in batch["ids"]: return "unsent", f"it waits in batch {batch.get('batch', tag)}: collect() it first"
@@ -289,7 +289,7 @@ def _is_free(error):
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
 
 @patch
-def patience(self: Client, error, attempt: int) -> float:
+def patience(self: Client, error: Exception, attempt: int) -> float:
     "Seconds to wait: what the service asks for, else twice as long each time, never in step with the others"
     headers = getattr(getattr(error, "response", None), "headers", {})
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
@@ -300,7 +300,7 @@ def patience(self: Client, error, attempt: int) -> float:
 
 # %% ../nbs/workshop/client.ipynb #5d69e12f
 @patch
-def fatal(self: Client, error) -> Exception | None:
+def fatal(self: Client, error: Exception) -> Exception | None:
     "What every other question would fail by, too, in one line; None if this fault is of one question"
     says, host = self.in_short(error), self.api.base_url.host
     if isinstance(error, openai.AuthenticationError):
@@ -327,7 +327,7 @@ def _meaning(self: Client, error, id, key):
     else: return "failed", says
 
 @patch
-def in_short(self: Client, error) -> str:
+def in_short(self: Client, error: Exception) -> str:
     "An error in one line, without the key"
     if isinstance(error, openai.APITimeoutError): return "timed out"
     if isinstance(error, openai.APIConnectionError): text = f"connection lost: {error.__cause__ or error}"

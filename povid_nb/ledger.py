@@ -50,7 +50,7 @@ class Ledger:
         try: file.close()                                    # which may write, on a disk that is full
         finally: self._only.release()
 
-    def refresh(self):
+    def refresh(self) -> None:
         "Read what has been written since the last time"
         if not self.path.exists(): return
         with open(self.path, "rb") as file:
@@ -67,7 +67,7 @@ class Ledger:
                     self.damaged += 1
                     self.in_doubt += self._most              # it may have been an answer that was paid for
 
-    def add(self, event: str, **fields):
+    def add(self, event: str, **fields) -> None:
         "Write one line, and return when it is on the disk"
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": event} | self.scrub(fields), ensure_ascii=False)
@@ -83,7 +83,7 @@ class Ledger:
             os.fsync(self._file.fileno())
             self._safe = latest
 
-    def scrub(self, value):
+    def scrub(self, value: object) -> object:
         "The value without the secret in any of its texts"
         if not self.secret: return value
         if isinstance(value, str): return value.replace(self.secret, "***")
@@ -92,7 +92,7 @@ class Ledger:
         return value
 
     @staticmethod
-    def fields(raw) -> dict:
+    def fields(raw: object) -> dict:
         "A chat completion as text, refusal, finish and tokens (None if not stated), and `raw` if it is odd"
         content, refusal = (_at(raw, "choices", 0, "message", name) for name in ("content", "refusal"))
         if isinstance(content, list): content = "".join(str(_at(part, "text") or "") for part in content)

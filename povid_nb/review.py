@@ -45,7 +45,7 @@ class Viewer:
         from IPython.display import display
         display(self.widget)
 
-    def show(self):
+    def show(self) -> None:
         "Show the next pair, and how many there are of each decision"
         made = [row["review"] for row in self.decided]
         counts = [f"<b>{len(self.pairs)} to go</b>", *(f"{made.count(d)} {d}" for d in _DECISIONS)]
@@ -55,7 +55,7 @@ class Viewer:
         self.text.value = self.pairs[0].rejected if self.pairs else ""
         for button in self.buttons.children: button.disabled = not self.pairs
 
-    def decide(self, decision: str):
+    def decide(self, decision: str) -> None:
         "Write a decision on the pair that is shown, and go on to the next"
         pair, text = self.pairs[0], self.text.value.strip()
         key = pair.key

@@ -72,7 +72,7 @@ class Run:
         "The name of a step for one kind of right answers; the first kind has the plain names"
         return step if answers == self.kinds[0] else f"{answers}/{step}"
 
-    def model(self, adapter: str | Path | None = None):
+    def model(self, adapter: str | Path | None = None) -> Any:
         "The model with an adapter on, or without; loaded once"
         from povid_nb.procs import own_device
         from povid_nb.vlm import VLM
@@ -100,7 +100,7 @@ class Run:
 
 # %% ../nbs/workshop/run.ipynb #1914b451
 @patch
-def tune(self: Run, name, answers, found, after=None):
+def tune(self: Run, name: str, answers: str, found: list, after: str | Path | None = None) -> Path:
     "One training: `sft`, `stage1` or `stage2`; returns the folder of its adapter"
     from povid_nb.stages import train
     from povid_nb.train import pairs_digest
@@ -117,7 +117,7 @@ def tune(self: Run, name, answers, found, after=None):
 
 # %% ../nbs/workshop/run.ipynb #ab1ee0a0
 @patch
-def judge(self: Run, who, adapter=None):
+def judge(self: Run, who: str, adapter: str | Path | None = None) -> dict:
     "What the model of a step says of the test pictures: {split: {...}}"
     s = self.settings
     how = dict(prompt=s.prompt, batch_size=s.batch_size, max_new_tokens=s.max_new_tokens)
@@ -135,7 +135,8 @@ def judge(self: Run, who, adapter=None):
     return found
 
 @patch
-def photographs(self: Run, vlm, folder, how):
+def photographs(self: Run, vlm: Any, folder: Path, how: dict) -> dict:
+    "What a model says of the test photographs: {split: {...}}"
     s, vocabulary = self.settings, coco.coco_vocabulary()
     truths = coco.read_truths(*s.annotations, vocabulary=vocabulary)
     files = coco.find_images(s.test_images, truths, s.n, s.seed)
@@ -157,7 +158,7 @@ class _Described:
 _NOISE_STEPS = (0, 200, 350, 500, 650, 800, 999)
 
 @patch
-def drift(self: Run, found, adapter, most=40):
+def drift(self: Run, found: dict, adapter: Path, most: int = 40) -> dict:
     "The shares at the object words of right descriptions over noise steps, before and after: {when: curves}"
     s, most, known = self.settings, min(most, self.settings.n), {}
     if s.test_images:
@@ -171,7 +172,7 @@ def drift(self: Run, found, adapter, most=40):
     return self.kept("shift", make, dict(most=most, photos=s.test_images), after=["stage2"])
 
 @patch
-def kept(self: Run, name, make, settings, after):
+def kept(self: Run, name: str, make: Any, settings: dict, after: list) -> dict:
     "A step whose result is one JSON file"
     return json.loads((self.steps(name, make, settings, after)/f"{name}.json").read_text())
 
@@ -186,7 +187,7 @@ def _draw_drift(found):
 
 # %% ../nbs/workshop/run.ipynb #5f250abc
 @patch
-def looks(self: Run, found, adapters, most=100):
+def looks(self: Run, found: dict, adapters: dict, most: int = 100) -> dict:
     "The image share of each class of word, on the first answers of the untouched model: {model: {class: interval}}"
     from povid_nb import attention
     split = list(found["base"])[-1]
@@ -223,7 +224,7 @@ def _draw_looks(measured):
 
 # %% ../nbs/workshop/run.ipynb #beb3fd97
 @patch
-def models(self: Run):
+def models(self: Run) -> tuple[dict, dict, dict]:
     "Pairs, adapters, and what all models say: three times {answers: ...}; does what is not done yet"
     self.phase("preference pairs")
     pairs = {answers: self.pairs(answers) for answers in self.kinds}
@@ -239,7 +240,7 @@ def models(self: Run):
     return pairs, adapters, found
 
 @patch
-def go(self: Run):
+def go(self: Run) -> Path:
     "Do what is not done yet, and write the report; returns its path"
     pairs, adapters, found = self.models()
     main = self.kinds[0]
@@ -251,24 +252,27 @@ def go(self: Run):
     return self.out/"report.html"
 
 @patch
-def say(self: Run, text):
+def say(self: Run, text: str) -> None:
+    "Print a line, from the first process"
     if is_main(): print(text, flush=True)
 
 @patch
-def phase(self: Run, text):
+def phase(self: Run, text: str) -> None:
+    "Print what begins now, and the how-manieth of how many it is"
     self._phase += 1
     self.say(f"{self._phase} of {3 + 3 * len(self.kinds)}: {text}")
 
 # %% ../nbs/workshop/run.ipynb #70437012
 @patch
-def figure(self: Run, title, make):
+def figure(self: Run, title: str, make: Any) -> tuple:
     "(title, text, figure, alt text, numbers); where a figure cannot be made, the text says why"
     try: return title, *make()
     except Exception as error:
         return title, f"This figure could not be made: {' '.join(str(error).split())}", None, "", {}
 
 @patch
-def drift_figure(self: Run, found, adapter):
+def drift_figure(self: Run, found: dict, adapter: Path) -> tuple:
+    "(text, figure, alt text, numbers) of what noise does to the next word"
     curves = self.drift(found, adapter)
     text = ("At the object words of right descriptions: the share of the probability that goes to the thing that is "
             "there (true), to its absent usual partner (usual), to other things of the picture "
@@ -277,7 +281,8 @@ def drift_figure(self: Run, found, adapter):
     return text, _draw_drift(curves), "Shares of the probability over noise steps, before and after training", curves
 
 @patch
-def looks_figure(self: Run, found, adapters):
+def looks_figure(self: Run, found: dict, adapters: dict) -> tuple:
+    "The same of where the model looks"
     looks = self.looks(found, adapters)
     if not looks: raise ValueError("the untouched model's answers have no words")
     change = looks["stage2"]["change"]["all"]
@@ -290,7 +295,7 @@ def looks_figure(self: Run, found, adapters):
 
 # %% ../nbs/workshop/run.ipynb #d398e7e4
 @patch
-def write(self: Run, pairs, found, figures):
+def write(self: Run, pairs: dict, found: dict, figures: list) -> None:
     "The folder's records, and the report"
     s, seconds, main = self.settings, self.steps.seconds, self.kinds[0]
     numbers = {title: values for title, _, _, _, values in figures}
@@ -309,7 +314,7 @@ def write(self: Run, pairs, found, figures):
     write_text(self.out/"report.html", page)
 
 @patch
-def made(self: Run, pairs):
+def made(self: Run, pairs: dict) -> list:
     "What was done: (title, text, seconds) of each step, for all kinds of right answers together"
     some = pairs[self.kinds[0]]
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(p.kind for p in some).items()))

@@ -190,7 +190,9 @@ class Tally:
         return "  ".join(f"{k} {v:.3g}" for k, v in {**plain, "n": self.n}.items())
 
     @property
-    def n(self) -> int: return len(self.ids)
+    def n(self) -> int:
+        "How many items there are"
+        return len(self.ids)
 
     @cached_property
     def values(self) -> dict[str, float]:

@@ -202,22 +202,27 @@ class PovidTrainer(Trainer):
         self.saving.seen = self.seen["train"]
         _show(self)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **options):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **options) -> Any:
+        "Fill the cache, take up what a checkpoint measured, and train; returns transformers' `TrainOutput`"
         self._fill_cache()
         folder = resume_from_checkpoint
         self.seen["train"].load(get_last_checkpoint(self.args.output_dir) if folder is True else folder)
         with stopping() as self.saving.signal: return super().train(folder, *args, **options)
 
-    def log(self, logs, *args, **options):
+    def log(self, logs: dict, *args, **options) -> None:
+        "Log a line with the averages of what was measured since the last one"
         mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
         reduce = self.accelerator.reduce if self.args.world_size > 1 else None
         super().log(self.seen[mode].into(logs, "eval_" * (mode == "eval"), reduce), *args, **options)
 
-    def floating_point_ops(self, inputs): return 0   # the base class would count a batch of another kind
+    def floating_point_ops(self, inputs: dict) -> int:
+        "None are counted: the base class would count a batch of another kind"
+        return 0
 
 # %% ../nbs/workshop/train.ipynb #158ef4da
 @patch
-def compute_loss(self: PovidTrainer, model, inputs, return_outputs=False, num_items_in_batch=None):
+def compute_loss(self: PovidTrainer, model: torch.nn.Module, inputs: dict, return_outputs: bool = False,
+                 num_items_in_batch: Any = None) -> Any:
     "The mean loss of a batch; what to log of it is kept"
     mode = "train" if model.training else "eval"
     scores = model(branches=self._branch_inputs(inputs, mode))
@@ -227,7 +232,8 @@ def compute_loss(self: PovidTrainer, model, inputs, return_outputs=False, num_it
     return (loss.mean(), scores) if return_outputs else loss.mean()
 
 @patch
-def prediction_step(self: PovidTrainer, model, inputs, prediction_loss_only, ignore_keys=None):
+def prediction_step(self: PovidTrainer, model: torch.nn.Module, inputs: dict, prediction_loss_only: bool,
+                    ignore_keys: Any = None) -> tuple:
     "The same in evaluation"
     with torch.no_grad(), self.compute_loss_context_manager():
         return self.compute_loss(model, inputs).detach(), None, None

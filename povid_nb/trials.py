@@ -192,7 +192,7 @@ class Lab:
         self.full, self.jobs = bool(os.environ.get("POVID_FULL")), int(os.environ.get("POVID_JOBS", 1))
         self.folder = Path(f"../../runs/labs/{name}" + "-small" * (not self.full))
 
-    def pick(self, full, small):
+    def pick(self, full: Any, small: Any) -> Any:
         "The first at full size, the second otherwise"
         return full if self.full else small
 

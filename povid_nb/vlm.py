@@ -44,10 +44,14 @@ class VLM:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
-    def device(self) -> torch.device: return self.model.get_input_embeddings().weight.device
+    def device(self) -> torch.device:
+        "Where the model is"
+        return self.model.get_input_embeddings().weight.device
 
     @property
-    def dtype(self) -> torch.dtype: return self.model.get_input_embeddings().weight.dtype
+    def dtype(self) -> torch.dtype:
+        "In what its weights are held"
+        return self.model.get_input_embeddings().weight.dtype
 
     def __repr__(self): return f"VLM({self.name}, {type(self.base).__name__}, {self.device}, {self.dtype})"
 

@@ -88,6 +88,7 @@ def entry(room, name, node, said, methods=()):
         line = " ".join(signature(f".{part.name}", part).split()).replace("( ", "(").replace(",)", ")")
         first = (ast.get_docstring(part) or "").split("\n")[0]
         text += f"- `{line}`" + (f": {first}" if first else "") + "\n"
+        text += "".join(f"    {row}\n" for row in parameters(part, said).splitlines() if row)
     return text.rstrip("\n") + "\n\n"
 
 

@@ -1,6 +1,7 @@
 """What test_run_processes.py starts in processes of its own.
 
-    python run_work.py kill FOLDER KILLS     the whole method; then again, killed KILLS times and resumed; both in FOLDER
+    python run_work.py whole FOLDER          the whole method
+    python run_work.py kill FOLDER KILLS     the same, killed KILLS times and resumed, in FOLDER/killed
     torchrun --nproc_per_node N run_work.py share FOLDER BATCH   the whole method on N processes with BATCH pairs each
 """
 import json, os, random, signal, sys, time
@@ -38,7 +39,6 @@ def killed_after(out, files):
 
 def kill(folder, kills):
     folder, rng = Path(folder), random.Random(4)
-    assert in_a_child(lambda: method(folder/"whole")) == 0
     signals = [killed_after(folder/"killed", rng.randint(3, 14)) for _ in range(int(kills))]
     assert in_a_child(lambda: method(folder/"killed")) == 0
     (folder/"signals.json").write_text(json.dumps(signals))
@@ -51,4 +51,7 @@ def share(folder, batch):
     os._exit(0)   # an ordinary exit of a gloo process is aborted now and then, after all work is done
 
 
-if __name__ == "__main__": {"kill": kill, "share": share}[sys.argv[1]](*sys.argv[2:])
+def whole(folder): method(Path(folder))
+
+
+if __name__ == "__main__": {"whole": whole, "kill": kill, "share": share}[sys.argv[1]](*sys.argv[2:])

@@ -58,6 +58,22 @@ def test_both_stages_with_the_model_cut_up_by_fsdp2_compute_what_one_process_doe
     assert all(torch.allclose(one[k], two[k], atol=1e-5) for k in one)
 
 
+@pytest.mark.slow
+def test_a_model_cut_up_by_fsdp2_goes_on_where_it_was_stopped(tmp_path):
+    import tiny_models
+    base = tiny_models.save("llava", tmp_path/"base")
+    def cut(folder, **more):
+        run(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29521, WORK, "cut", base, folder, "stack", 2, json.dumps({"optim": "adamw_torch"} | more))
+    cut(tmp_path/"whole")
+    cut(tmp_path/"stopped", save_steps=1)
+    assert (tmp_path/"stopped"/"stage2"/"checkpoint-1").is_dir() and not (tmp_path/"stopped"/"adapter").exists(), "it was left in the middle of stage 2"
+    cut(tmp_path/"stopped", save_steps=1)
+    whole, stopped = (json.loads((tmp_path/n/"seen.json").read_text()) for n in ("whole", "stopped"))
+    assert stopped["resumed"] and not whole["resumed"] and (whole["sharded"], stopped["sharded"]) == (4, 1), "one step of stage 2 was left to do"
+    one, two = (load_file(tmp_path/n/"adapter"/"adapter_model.safetensors") for n in ("whole", "stopped"))
+    assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
 def test_both_stages_on_two_processes_that_stop_and_go_on_compute_what_one_process_does(tmp_path):
     import tiny_models
     base = tiny_models.save("llava", tmp_path/"base")
@@ -78,3 +94,17 @@ def test_the_shipped_launch_settings_are_read_by_accelerate(name):
     from povid_nb import stages
     config = load_config_from_file(str(stages.launch_config(name)))
     assert config.num_processes >= 1 and config.distributed_type == {"ddp": "MULTI_GPU", "fsdp": "FSDP", "deepspeed": "DEEPSPEED"}[name]
+
+
+def test_the_deepspeed_settings_pass_its_own_schema(monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    config = pytest.importorskip("deepspeed.runtime.config", reason="needs deepspeed: pip install deepspeed")
+    import yaml
+    from accelerate.utils import DeepSpeedPlugin
+    from povid_nb import stages
+    given = yaml.safe_load(stages.launch_config("deepspeed").read_text())["deepspeed_config"]
+    made = DeepSpeedPlugin(**{key.replace("deepspeed_", ""): 1 if value == "auto" else value for key, value in given.items()}).deepspeed_config
+    made |= dict(train_micro_batch_size_per_gpu=1, train_batch_size=1, steps_per_print=10)
+    assert config.DeepSpeedConfig(made).zero_config.stage == 2
+    made["zero_optimization"]["stage"] = 7
+    with pytest.raises(Exception, match="stage"): config.DeepSpeedConfig(made)

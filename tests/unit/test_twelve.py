@@ -39,7 +39,26 @@ def test_every_public_name_is_explained():
     assert all_names > 200 and not silent, silent
 
 
+def methods():
+    "(class.method, its definition, comments) for each public method of a public class"
+    for room, name, node, said in entries():
+        if isinstance(node, ast.ClassDef):
+            for part in reference.methods_of(name, node, ast.parse((LIBRARY/f"{room}.py").read_text())): yield f"{name}.{part.name}", part, said
+
+
+def test_every_public_method_is_explained():
+    silent, all_names = [], 0
+    for name, node, said in methods():
+        all_names += 1
+        if not ast.get_docstring(node): silent.append(f"{name}: no docstring")
+        if not node.returns: silent.append(f"{name}: what comes back?")
+        rows, named = reference.parameters(node, said), [arg for arg, _ in reference.arguments(node)]
+        silent += [f"{name}: what is {arg.arg}?" for arg in named if f"- `{arg.arg}`: " not in rows and arg not in (node.args.vararg, node.args.kwarg)]
+        silent += [f"{name}: of what type is {arg.arg}?" for arg in named if not arg.annotation and arg not in (node.args.vararg, node.args.kwarg)]
+    assert all_names > 100 and not silent, silent
+
+
 def test_the_common_words_are_all_needed():
-    bare = {arg.arg for *_, node, said in entries() for made in [node, *getattr(node, "body", [])] if isinstance(made, ast.FunctionDef)
-            for arg, _ in reference.arguments(made) if arg.lineno not in said}
+    functions = [(made, said) for *_, node, said in entries() for made in [node, *getattr(node, "body", [])] if isinstance(made, ast.FunctionDef)]
+    bare = {arg.arg for made, said in [*functions, *((node, said) for _, node, said in methods())] for arg, _ in reference.arguments(made) if arg.lineno not in said}
     assert not reference.COMMON.keys() - bare
