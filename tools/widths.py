@@ -28,7 +28,7 @@ ASK = """() => { const wrong = [], all = [...document.querySelectorAll('.povid-q
   for (const quiz of all) for (const label of quiz.querySelectorAll('label')) { label.click();
     const said = [...quiz.querySelectorAll('p')].filter(p => getComputedStyle(p).display !== 'none');
     const row = label.parentElement, verdict = row.classList.contains('povid-right') ? 'Right.' : 'No.';
-    if (said.length !== 1 || said[0].parentElement !== row || !said[0].textContent.startsWith(verdict)) wrong.push(label.textContent); }
+    if (said.length !== 1 || said[0].parentElement !== row || !said[0].textContent.trim().startsWith(verdict)) wrong.push(label.textContent); }
   return [all.length, wrong]; }"""
 WEIGHT = "() => ['resource', 'navigation'].flatMap(kind => performance.getEntriesByType(kind)).reduce((sum, one) => sum + one.transferSize, 0)"
 FINDINGS = "only => axe.run(document, {resultTypes: ['violations'], ...only}).then(r => r.violations.filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 160)]))"
@@ -73,7 +73,7 @@ def main(folder):
         found, weight, asked = look(browser, f"http://127.0.0.1:{server.server_port}", names)
         browser.close()
     server.shutdown()
-    kinds = Counter(kind if kind.startswith("axe") else "pushed sideways" for page in found.values() for kind in page)
+    kinds = Counter("pushed sideways" if "sideways" in kind else kind for page in found.values() for kind in page)
     heavy = {name: size for name, size in weight.items() if size > 1e6}
     bad = {name: faults for name, faults in found.items() if faults}
     result = dict(pages=len(names), sound=len(names) - len(bad), findings=dict(kinds), questions=asked, heaviest=max(weight.values()), over_1_mb=heavy, faults=bad, command="python -m tools.widths FOLDER", versions=stats.versions())
