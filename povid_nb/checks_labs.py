@@ -140,3 +140,23 @@ def _dpop(fn):
     assert not near(loss(12 - 5 * 2)), "a right answer that became more probable is not penalised: only max(0, -D) is"
     assert not near(loss(12 + 5 * 2)), "a right answer that became more probable earns nothing beyond DPO's margin"
     _expect("the right answer has gained 2 nats", came.item(), loss(12), 1e-5)
+
+# %% ../nbs/workshop/checks_labs.ipynb #1d41772f
+@_exercise
+def _is_a_yes(fn):
+    "Whether a form of noise has fewer hallucinations than both of its controls, at no loss of recall"
+    d = lambda chair_s, recall=(0., -.02, .02): {"counter": {"chair_s": list(chair_s), "recall": list(recall)}}
+    other = {"no noise - a": d((.5, .4, .6))}
+    saved = lambda none, zero: {"differences": {"own": {"a - no noise": none, "a - k = 0": zero} | other}}
+    clear, unclear, worse = d((-.1, -.15, -.05)), d((-.1, -.21, .01)), d((.1, .05, .15))
+    try_it = lambda none, zero: fn(saved(none, zero), "own", "a")
+    came = try_it(clear, clear)
+    assert isinstance(came, bool), f"return True or False, not {came!r}"
+    _expect("ten points below both, both intervals below zero", came, True)
+    assert not try_it(clear, unclear), "below 'no noise' alone: the interval against 'k = 0' includes zero"
+    assert not try_it(unclear, clear), "below 'k = 0' alone: the interval against 'no noise' includes zero"
+    assert not try_it(worse, worse), "ten points above both is clear of zero, too, and no yes: fewer is better"
+    quiet = d((-.1, -.15, -.05), (-.06, -.09, -.03))
+    assert not try_it(quiet, quiet), "recall is six points lower, and clear of zero: this form of noise only says less"
+    kept = d((-.1, -.15, -.05), (-.01, -.03, .01))
+    _expect("recall one point lower, zero in its interval", try_it(kept, kept), True)

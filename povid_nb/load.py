@@ -138,6 +138,16 @@ _PARTS = {"tower": ("vision_tower", "vision_model", "visual"),
           "projector": ("multi_modal_projector", "connector", "merger"),
           "language_model": ("language_model", "text_model"), "lm_head": ("lm_head",)}
 
+def _pad_pictures(processor, source):
+    "Let a processor that cuts the long sides of a picture off fill the short ones up instead, with the mean colour"
+    eye = processor.image_processor
+    if not getattr(eye, "do_center_crop", False):
+        raise ValueError(f"square=True is for a processor that cuts pictures to a square, and that of {source!r} does "
+                         "not: leave it out")
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+    own = {name: getattr(eye, name) for name in ("size", "crop_size", "image_mean", "image_std", "resample")}
+    processor.image_processor = LlavaImageProcessorPil(do_pad=True, **own)
+
 def _four_bits(quantize, device, dtype):
     "The setting for 4-bit weights, or why they cannot be had here"
     if quantize != "4bit": raise ValueError(f"quantize={quantize!r} is not known; use '4bit', or leave it out")
@@ -156,6 +166,7 @@ def read_model(
     device: str | torch.device | None = None,  # as for `pick_device`
     dtype: str | torch.dtype | None = None,    # as for `pick_dtype`
     quantize: str | None = None,               # "4bit": 4-bit weights, on an NVIDIA GPU
+    square: bool = False,                      # pad pictures to a square, as LLaVA-1.5 did, where they would be cut
 ) -> tuple:
     "(model, processor, the name to call it by)"
     name, device = _named(name), pick_device(device)
@@ -164,6 +175,7 @@ def read_model(
     if quantize: options |= dict(quantization_config=_four_bits(quantize, device, dtype), device_map={"": device})
     with _quietly(bars=name != "tiny"):
         config, processor = _read_config(source), _read_processor(source)
+        if square: _pad_pictures(processor, source)
         model, info = _read(AutoModelForImageTextToText, source, "weights", config=config, **options)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"the weights in {source!r} lack {len(missing)} tensors, among them {missing[0]}: "

@@ -87,10 +87,11 @@ def _load(cls,
     device: str | torch.device | None = None,  # "cuda", "mps", "cpu"; None: the best one here
     dtype: str | torch.dtype | None = None,    # "float32", "bfloat16", "float16"; None: POVID_DTYPE, else what suits
     quantize: str | None = None,               # "4bit": 4-bit weights, on an NVIDIA GPU
+    square: bool = False,                      # pad pictures to a square, as LLaVA-1.5 did, where they would be cut
     adapter: str | Path | None = None,         # folder of a trained LoRA adapter
 ) -> VLM:
     "A vision-language model and its processor, ready to use"
-    vlm = cls(*read_model(name_or_folder, device, dtype, quantize))
+    vlm = cls(*read_model(name_or_folder, device, dtype, quantize, square))
     if adapter: vlm.load_adapter(adapter)
     return vlm
 

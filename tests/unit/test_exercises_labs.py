@@ -51,7 +51,15 @@ def dpop(margin=lambda w, l: w - l - 5 * (-w).clamp(min=0)):
     return lambda policy, reference: F.softplus(-.1 * margin(policy.chosen - reference.chosen, policy.rejected - reference.rejected))
 
 
+def yes(controls=("no noise", "k = 0"), below=lambda c: c[2] < 0, kept=lambda r: r[2] >= 0, every=all):
+    def solution(saved, base, who):
+        found = [saved["differences"][base][f"{who} - {c}"]["counter"] for c in controls]
+        return every(below(d["chair_s"]) and kept(d["recall"]) for d in found)
+    return solution
+
+
 RIGHT = {
+    "is_a_yes": [yes(), yes(below=lambda c: max(c) < 0, kept=lambda r: not r[2] < 0)],
     "in_turn": [gives(stage="both", stage1=dict(form="sft", num_train_epochs=1), stage2=dict(form="dpo", num_train_epochs=1)),
                 gives(stage1=dict(form="sft"), stage2=dict(form="dpo"), num_train_epochs=1)],
     "carried": [carried(), carried(clear=lambda d: not d[1] <= 0 <= d[2])],
@@ -91,7 +99,11 @@ WRONG = [
     ("dpop", dpop(lambda w, l: w - l + 5 * (-w).relu()), "taken away"),
     ("dpop", dpop(lambda w, l: w - l - (-w).relu()), "weight 5"),
     ("dpop", dpop(lambda w, l: w - l - 5 * w.abs()), "not penalised"),
-    ("dpop", dpop(lambda w, l: w - l + 5 * w), "earns nothing")]
+    ("dpop", dpop(lambda w, l: w - l + 5 * w), "earns nothing"),
+    ("is_a_yes", yes(("no noise",)), "against 'k = 0' includes zero"),
+    ("is_a_yes", yes(below=lambda c: c[0] < 0), "includes zero"),
+    ("is_a_yes", yes(below=lambda c: c[1] * c[2] > 0), "fewer is better"),
+    ("is_a_yes", yes(kept=lambda r: True), "only says less")]
 
 
 @pytest.mark.parametrize("name, solution", [(name, s) for name, found in RIGHT.items() for s in found])

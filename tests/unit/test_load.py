@@ -212,3 +212,25 @@ def test_a_processor_that_names_torchvision_among_other_things(monkeypatch, kind
         load._read(reader(kind(said)), "a/b", "processor")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(kind): load._read(reader(kind(said)), "a/b", "processor")
+
+
+# ---- A square picture ------------------------------------------------------------------------------------------------
+
+def test_pictures_are_padded_to_a_square_where_they_would_be_cut(folder):
+    import numpy as np
+    from PIL import Image
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8))
+    cut, padded = VLM.load(folder, "cpu"), VLM.load(folder, "cpu", square=True)
+    eye = cut.processor.image_processor
+    mean = tuple(round(255 * m) for m in eye.image_mean)
+    by_hand = Image.new("RGB", (64, 64), mean)
+    by_hand.paste(wide, (0, 16))
+    pixels = lambda vlm, picture: vlm.inputs(picture, "What")["pixel_values"]
+    assert pixels(padded, wide).shape == pixels(cut, wide).shape
+    assert (pixels(padded, wide) - pixels(cut, by_hand)).abs().max() < .05, "bytes of the mean colour are rounded"
+    assert (pixels(padded, wide) - pixels(cut, wide)).abs().max() > .5, "cut, not padded"
+    assert torch.equal(pixels(padded, by_hand), pixels(cut, by_hand)), "a square picture stays as it is"
+
+
+def test_a_processor_that_does_not_cut_has_nothing_to_pad(tmp_path):
+    with pytest.raises(ValueError, match="square=True is for a processor that cuts pictures"): VLM.load(tiny.save("idefics3", tmp_path), "cpu", square=True)
