@@ -26,6 +26,8 @@ def _found(source, which="stage2"):
     "(folder of the adapter, name in the run, the run's settings, its results); the last three are empty without a run"
     source = Path(source)
     if (source/_CONFIG).is_file(): return source, None, {}, {}
+    if any(source.glob("*/step.json")) and not all((source/name).is_file() for name in ("run.json", "report.json")):
+        raise ValueError(f"the run in {source} is not finished: call `povid run` with the same settings again")
     if (source/"run.json").is_file():
         run, who = _json(source/"run.json"), "sft" if which == "control" else which
         named = run.get("adapters", {}).get(who)

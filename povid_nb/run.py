@@ -339,11 +339,11 @@ def _flawed(pairs):
 def _table(found):
     "Captions that hallucinate, and objects named, of all models on all splits: lines of text"
     base = next(iter(found.values()))["base"]
-    cell = lambda i: "{:.1f} ({:.0f}-{:.0f})".format(*(100 * v for v in i)).rjust(15)
+    cell = lambda i: "{:.1f} ({:.0f}-{:.0f})".format(*(100 * v for v in i)).rjust(17)
     line = lambda who, m: f"{report.MODELS[who].label:30}" + "".join(
         cell(m[split]["chair"][key]) for split in base for key in ("chair_s", "recall"))
-    lines = ["in percent, with 95 % intervals", " " * 30 + "".join(f"{split:>30}" for split in base),
-             " " * 30 + "".join(f"{name:>15}" for name in ("hallucinate", "named")) * len(base), line("base", base)]
+    lines = ["in percent, with 95 % intervals", " " * 30 + "".join(f"{split:>34}" for split in base),
+             " " * 30 + "".join(f"{name:>17}" for name in ("hallucinate", "named")) * len(base), line("base", base)]
     for answers, of in found.items():
         lines += [f"-- {report.ANSWERS[answers]}"] + [line(who, m) for who, m in of.items() if who != "base"]
     return "\n".join(lines)

@@ -42,17 +42,14 @@ class VLM:
     def base(self) -> torch.nn.Module:
         "The model under any adapter"
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-
     @property
     def device(self) -> torch.device:
         "Where the model is"
         return self.model.get_input_embeddings().weight.device
-
     @property
     def dtype(self) -> torch.dtype:
         "In what its weights are held"
         return self.model.get_input_embeddings().weight.dtype
-
     def __repr__(self): return f"VLM({self.name}, {type(self.base).__name__}, {self.device}, {self.dtype})"
 
 def _image_token_of(config, processor):

@@ -111,6 +111,15 @@ def test_an_adapter_that_nobody_can_vouch_for_is_refused(tmp_path, spoil, said):
     with pytest.raises(ValueError, match=said): push.contents(folder)
 
 
+def test_a_run_that_is_not_finished_is_one_line(tmp_path):
+    for name in ("pairs", "stage1"):
+        (tmp_path/name).mkdir()
+        (tmp_path/name/"step.json").write_text("{}")
+    with pytest.raises(ValueError, match="the run in .* is not finished: call `povid run` with the same settings again"): push.contents(tmp_path)
+    (tmp_path/"run.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not finished"): push.contents(tmp_path)
+
+
 def test_a_base_from_a_folder_needs_its_name(tmp_path):
     folder = adapter(tmp_path/"adapter", base="/home/somebody/models/smol")
     with pytest.raises(ValueError, match="--base owner/name"): push.contents(folder)
