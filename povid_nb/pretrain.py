@@ -221,7 +221,7 @@ def _answer_loss(model, conversations, tokenizer, features=None):
     ids, answers, places, number = _packed(conversations)
     embed, start = model.get_input_embeddings(), torch.tensor(tokenizer(_BEFORE, add_special_tokens=False).input_ids)
     shared = [embed(start).expand(len(ids), -1, -1)]
-    if features is not None: shared.append(model.model.multi_modal_projector(features))
+    if features is not None: shared.append(model.model.multi_modal_projector(features.float()))
     shared = torch.cat(shared, 1)
     n = shared.shape[1]
     hidden = model.model.language_model(
