@@ -141,7 +141,7 @@ def _dpop(fn):
     assert not near(loss(12 + 5 * 2)), "a right answer that became more probable earns nothing beyond DPO's margin"
     _expect("the right answer has gained 2 nats", came.item(), loss(12), 1e-5)
 
-# %% ../nbs/workshop/checks_labs.ipynb #1d41772f
+# %% ../nbs/workshop/checks_labs.ipynb #7b870604
 @_exercise
 def _is_a_yes(fn):
     "Whether a form of noise has fewer hallucinations than both of its controls, at no loss of recall"
@@ -160,3 +160,60 @@ def _is_a_yes(fn):
     assert not try_it(quiet, quiet), "recall is six points lower, and clear of zero: this form of noise only says less"
     kept = d((-.1, -.15, -.05), (-.01, -.03, .01))
     _expect("recall one point lower, zero in its interval", try_it(kept, kept), True)
+
+@_exercise
+def _robust(fn):
+    "Robust DPO's loss of each pair, from margins that are multiplied by beta already"
+    plain = lambda m: math.log(1 + math.exp(-m))
+    both = lambda m, e: ((1 - e) * plain(m) - e * plain(-m)) / (1 - 2 * e)
+    came = fn(torch.tensor([2.]), .2)
+    assert isinstance(came, torch.Tensor) and came.shape == (1,), "return a tensor with one loss for each pair"
+    near = lambda value: abs(came.item() - value) < 1e-5
+    assert not near(.8 * plain(2) + .2 * plain(-2)), "this is smoothed DPO: the second term should be taken away"
+    assert not near(.8 * plain(2) - .2 * plain(-2)), "divide by 1 - 2e, so that the loss is DPO's on average"
+    assert not near(both(2, .8)), "the weights have changed places: a label is right with probability 1 - e"
+    _expect("a margin of 2, e = 0.2", came.item(), both(2, .2), 1e-5)
+    _expect("e = 0 is plain DPO", fn(torch.tensor([-1.]), 0.).item(), plain(-1), 1e-5)
+    mean = .7 * fn(torch.tensor([1.5]), .3).item() + .3 * fn(torch.tensor([-1.5]), .3).item()
+    _expect("30 % of the labels wrong, e = 0.3: the average over right and wrong labels", mean, plain(1.5), 1e-5)
+
+@_exercise
+def _next_review(fn):
+    "The number of the pair to look at next: the least evidence among those that were not looked at"
+    came = fn([3., -1., .5, 2.], set())
+    assert came != -1., "return the number of the pair, not its evidence"
+    assert came != 0, "this is the pair with the most evidence; the least supported answer is the doubtful one"
+    _expect("nothing looked at yet", came, 1)
+    came = fn([3., -1., .5, 2.], {1})
+    assert came != 1, "pair 1 has been looked at already"
+    _expect("pair 1 is done", came, 2)
+    _expect("pairs 1, 2 and 3 are done", fn([3., -1., .5, 2.], {1, 2, 3}), 0)
+    _expect("all are done", fn([3., -1.], {0, 1}), None)
+
+# %% ../nbs/workshop/checks_labs.ipynb #fc18db16
+@_exercise
+def _gain_left(fn):
+    "The share of a gain that is left after more training; None where there was no gain at its recall"
+    s = lambda chair_s, recall=.9: dict(chair_s=chair_s, recall=recall)
+    came = fn(s(.8), s(.4), s(.5))
+    assert came is not None, "from 80 to 40 is a gain"
+    assert abs(came - .25) > 1e-9, "this is the share that was lost; the share that is left is asked for"
+    scores = abs(came - .8) < 1e-9 or abs(came - 1.25) < 1e-9
+    assert not scores, "compare gains, each against the untuned model, not scores"
+    _expect("from 80 to 40, then up to 50", came, .75)
+    _expect("all is lost", fn(s(.8), s(.4), s(.8)), 0.)
+    _expect("it went on gaining", fn(s(.8), s(.4), s(.2)), 1.5)
+    assert fn(s(.8), s(.1, .5), s(.4)) is None, "recall had fallen by forty points: that was silence and no gain"
+    assert fn(s(.8), s(.9), s(.8)) is None, "from 80 to 90 is no gain: there is nothing of which a share could be left"
+    _expect("recall three points lower counts as kept", fn(s(.8), s(.4, .87), s(.5)), .75)
+
+@_exercise
+def _per_doubling(fn):
+    "By how much a score changes for each doubling of the number of pairs: the slope of the best line"
+    came = fn([(24, .6), (48, .5), (96, .4)])
+    assert abs(came - .1) > 1e-9, "the sign: the score falls as the number of pairs grows"
+    assert abs(came + .1 / math.log(2)) > 1e-6, "this is the slope for each factor of e; a doubling is log2"
+    assert abs(came + .2) > 1e-9, "this is the whole change; divide it by the number of doublings"
+    _expect("0.6, 0.5, 0.4 at 24, 48, 96 pairs", came, -.1, 1e-6)
+    _expect("two sizes, a factor of four", fn([(100, .5), (400, .3)]), -.1, 1e-6)
+    _expect("points off the line: least squares", fn([(1, 0.), (2, .3), (4, 0.), (8, .3)]), .06, 1e-6)

@@ -1,5 +1,6 @@
 "The checks of the labs' exercises accept right answers in several spellings, and name the mistake in wrong ones"
 import math
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,8 +59,45 @@ def yes(controls=("no noise", "k = 0"), below=lambda c: c[2] < 0, kept=lambda r:
     return solution
 
 
+def robust(second=-1, scale=lambda e: 1 - 2 * e, share=lambda e: e):
+    def solution(m, e):
+        e = share(e)
+        return (-(1 - e) * F.logsigmoid(m) - second * e * F.logsigmoid(-m)) / scale(e)
+    return solution
+
+
+def next_review(pick=min, left=lambda n, done: [i for i in range(n) if i not in done]):
+    def solution(evidence, done):
+        some = left(len(evidence), done)
+        return pick(some, key=lambda i: evidence[i]) if some else None
+    return solution
+
+
+def next_sorted(evidence, done):
+    return next((i for _, i in sorted((e, i) for i, e in enumerate(evidence)) if i not in done), None)
+
+
+def gain_left(share=lambda b, l, a: (b - a) / (b - l), quiet=.04):
+    def solution(before, long, again):
+        if before["recall"] - long["recall"] > quiet or long["chair_s"] >= before["chair_s"]: return None
+        return share(before["chair_s"], long["chair_s"], again["chair_s"])
+    return solution
+
+
+def slope(log=math.log2, sign=1):
+    def solution(points):
+        x, y = [log(n) for n, _ in points], [v for _, v in points]
+        mx, my = sum(x) / len(x), sum(y) / len(y)
+        return sign * sum((a - mx) * (b - my) for a, b in zip(x, y)) / sum((a - mx)**2 for a in x)
+    return solution
+
+
 RIGHT = {
     "is_a_yes": [yes(), yes(below=lambda c: max(c) < 0, kept=lambda r: not r[2] < 0)],
+    "robust": [robust(), lambda m, e: ((1 - e) * F.softplus(-m) - e * F.softplus(m)) / (1 - 2 * e)],
+    "next_review": [next_review(), next_sorted],
+    "gain_left": [gain_left(), gain_left(lambda b, l, a: 1 - (a - l) / (b - l))],
+    "per_doubling": [slope(), lambda points: float(np.polyfit(*np.array([(math.log2(n), v) for n, v in points]).T, 1)[0])],
     "in_turn": [gives(stage="both", stage1=dict(form="sft", num_train_epochs=1), stage2=dict(form="dpo", num_train_epochs=1)),
                 gives(stage1=dict(form="sft"), stage2=dict(form="dpo"), num_train_epochs=1)],
     "carried": [carried(), carried(clear=lambda d: not d[1] <= 0 <= d[2])],
@@ -103,7 +141,19 @@ WRONG = [
     ("is_a_yes", yes(("no noise",)), "against 'k = 0' includes zero"),
     ("is_a_yes", yes(below=lambda c: c[0] < 0), "includes zero"),
     ("is_a_yes", yes(below=lambda c: c[1] * c[2] > 0), "fewer is better"),
-    ("is_a_yes", yes(kept=lambda r: True), "only says less")]
+    ("is_a_yes", yes(kept=lambda r: True), "only says less"),
+    ("robust", robust(1, lambda e: 1), "smoothed DPO"),
+    ("robust", robust(scale=lambda e: 1), "divide by"),
+    ("robust", robust(share=lambda e: 1 - e), "changed places"),
+    ("next_review", next_review(max), "the most evidence"),
+    ("next_review", lambda evidence, done: min(evidence), "not its evidence"),
+    ("next_review", next_review(left=lambda n, done: range(n)), "looked at already"),
+    ("gain_left", gain_left(lambda b, l, a: (a - l) / (b - l)), "share that was lost"),
+    ("gain_left", gain_left(lambda b, l, a: l / a), "not scores"),
+    ("gain_left", gain_left(quiet=1.), "silence"),
+    ("per_doubling", slope(sign=-1), "the sign"),
+    ("per_doubling", slope(math.log), "factor of e"),
+    ("per_doubling", lambda points: points[-1][1] - points[0][1], "whole change")]
 
 
 @pytest.mark.parametrize("name, solution", [(name, s) for name, found in RIGHT.items() for s in found])
