@@ -6,7 +6,7 @@
 __all__ = ['world_pairs', 'own_pairs', 'compete', 'choose', 'result_table', 'plot', 'Lab']
 
 # %% ../nbs/workshop/trials.ipynb #9d6d3514
-import json, os, re
+import json, os, re, subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,8 +197,8 @@ class Lab:
         return full if self.full else small
 
     def save(self, result: Mapping) -> dict:
-        "At full size, save the result; either way, return the saved one"
-        if self.full: write_json(measure.RESULTS/f"{self.name}.json", result)
+        "At full size, save the result with the commit that made it; either way, return the saved one"
+        if self.full: write_json(measure.RESULTS/f"{self.name}.json", {"commit": _commit()} | result)
         return self.saved()
 
     def saved(self) -> dict:
@@ -229,3 +229,8 @@ class Lab:
 def _python(cell):
     "A cell without what only a notebook understands"
     return re.sub(r"^(\s*)[!%].*$", r"\1pass", cell, flags=re.MULTILINE)
+
+def _commit():
+    "The commit of the working tree, or nothing outside one"
+    try: return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError): return None
