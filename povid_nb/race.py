@@ -172,14 +172,14 @@ def run(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrained:
                choosing=self.choosing,
                scenes=self.scenes, sizes=self._sizes(), tries=self.tries,
                versions=versions(), methods={name: _about(methods.get(name)) for name in names})
-    for part in ("means", "differences", "each", "tried", "cost", "counts"): out[part] = {}
+    for part in ("means", "differences", "each", "tried", "chosen", "cost", "counts"): out[part] = {}
     for base in self.habits:
         runs = {"before": before} | {name: found[of(base, name)] for name in names}
         out["means"][base], differences = trials._summarise(runs)
         out["differences"][base] = {k: v for k, v in differences.items() if k.split(" - ")[1] in against}
         out["each"][base] = {who: {seed: {split: trials._scores(t) for split, t in counted.items()}
                                    for seed, counted in by.items()} for who, by in runs.items()}
-        out["tried"][base] = {name: chosen[of(base, name)][1] for name in names}
+        out["chosen"][base], out["tried"][base] = ({name: chosen[of(base, name)][i] for name in names} for i in (0, 1))
         out["cost"][base] = {name: self.cost(of(base, name), chosen[of(base, name)][0], runs[name]) for name in names}
         out["counts"][base] = {name: _packed(runs[name]) for name in ("before", *against) if name in runs}
     return out
@@ -198,7 +198,7 @@ def pieces(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrain
 
 def joined(*results: Mapping) -> dict:
     "Several races as one result: their bases side by side"
-    parts = ("means", "differences", "each", "tried", "cost", "counts")
+    parts = ("means", "differences", "each", "tried", "chosen", "cost", "counts")
     both = {part: {base: value for r in results for base, value in r[part].items()} for part in parts}
     return {**results[0], **both, "minutes": round(sum(r["minutes"] for r in results), 1)}
 

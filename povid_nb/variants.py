@@ -198,7 +198,7 @@ def by_size(found: Mapping) -> dict:
         return {base: {rename(who, n): v for n, r in found.items() for who, v in r[part][base].items()}
                 for base in first[part]}
     pair = lambda text, n: " - ".join(name(who, n) for who in text.split(" - "))
-    out = {part: side_by_side(part, name) for part in ("means", "each", "tried", "cost")}
+    out = {part: side_by_side(part, name) for part in ("means", "each", "tried", "chosen", "cost")}
     out["differences"] = side_by_side("differences", pair)
     more = {k: first[k] for k in ("seeds", "choosing", "scenes", "tries", "versions")}
     return out | more | {"pairs": list(found), "minutes": round(sum(r["minutes"] for r in found.values()), 1)}
