@@ -187,8 +187,8 @@ def long_runs(run: Race, rates: Mapping, seeds: Sequence[int], marks: Sequence[i
             skill[who] = _shares([each[seed][mark]["skills"] for seed in seeds])
             runs[who] = {seed: {split: each[seed][mark][split] for split in run.scenes} for seed in seeds}
     means, differences = trials._summarise(runs)
-    after = lambda who: who.partition(", ")[2]
-    kept = lambda a, b: b == "before" or after(a) == after(b) or a.partition(", ")[0] == b.partition(", ")[0]
+    after = lambda who: who.rpartition(", ")[2]
+    kept = lambda a, b: b == "before" or after(a) == after(b) or a.rpartition(", ")[0] == b.rpartition(", ")[0]
     each = {who: {seed: {split: trials._scores(t) for split, t in by.items()} for seed, by in some.items()}
             for who, some in runs.items()}
     return dict(means=means, differences={d: v for d, v in differences.items() if kept(*d.split(" - "))}, each=each,
