@@ -26,7 +26,7 @@ REAL = {race.CONTROL: METHODS[race.CONTROL], "DPO": METHODS["DPO"], "no noise": 
         "noise alone": Method(_noise_only, picture="noisy", noise="noisy")}
 OWN, CLEAN = "own answers", "clean"
 
-# %% ../nbs/workshop/race_real.ipynb #69479888
+# %% ../nbs/workshop/race_real.ipynb #bba1b593
 @functools.lru_cache(maxsize=4)
 def _pictures(split, part, n):
     scenes = realworld.scenes(realworld.stamps(), split, part, n)
@@ -53,10 +53,10 @@ class RealRace(race.Race):
         return _pictures(split, part, n)
 
     def counts(self, scenes: Sequence, texts: Sequence[str]) -> dict:
-        "What CHAIR counts in each description, and of the absent partners how many there are and are named"
+        "What CHAIR counts, and how many absent partners and bystanders there are and are named"
         vocabulary = scenes[0].source.vocabulary
         found = [s.inventions({m.kind for m in vocabulary.find(t)}) for s, t in zip(scenes, texts)]
-        more = {name: [one[name] for one in found] for name in ("partners", "partners_named")}
+        more = {name: [one[name] for one in found] for name in found[0]}
         return race.counts(scenes, texts, vocabulary) | more
 
     def _written(self, name, scenes, seed, **how):
