@@ -43,6 +43,8 @@ def own_pairs(vlm: Any, made: Sequence, batch_size: int = 64) -> list:
 # %% ../nbs/workshop/trials.ipynb #531a4387
 _MEASURES = {name: chair.MEASURES[name] for name in ("chair_s", "chair_i", "recall", "words")}
 _MEASURES["pope"] = lambda s: ratio(s.right, s.asked)
+_MEASURES["partner"] = lambda s: ratio(s.partners_named, s.partners)
+_COUNTED = {"pope": "asked", "partner": "partners"}      # what such a measure needs among the counts
 
 def _counts(measured):
     "Of what `measure` found, the counts of each picture: {name: list}"
@@ -56,7 +58,7 @@ def _counts(measured):
     return {k: [int(v) for v in values] for k, values in kept.items()}
 
 def _sums(table): return SimpleNamespace(**{k: sum(v) for k, v in table.items()})
-def _measures(table): return {name: of for name, of in _MEASURES.items() if name != "pope" or "asked" in table}
+def _measures(table): return {name: of for name, of in _MEASURES.items() if _COUNTED.get(name, "n") in table}
 def _scores(table): return {name: float(of(_sums(table))) for name, of in _measures(table).items()}
 
 def _trial(steps, name, seed, pairs, options, model=None, part="test", n=300):
@@ -151,7 +153,8 @@ def _best(scores: Sequence[Mapping], least: float) -> int:
     return min(range(len(scores)), key=lambda i: order(scores[i]))
 
 # %% ../nbs/workshop/trials.ipynb #086ba97c
-_NAMES = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "recall": "recall", "words": "words", "pope": "POPE"}
+_NAMES = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "recall": "recall", "words": "words", "pope": "POPE",
+          "partner": "absent partners named"}
 
 def result_table(result: Mapping, splits: Sequence[str] = ("typical", "counter")) -> str:
     "What `compete` found, as Markdown: a row for each contestant, in percent (words as they are)"
