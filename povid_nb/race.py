@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/workshop/race.ipynb #df26f408
-import functools, importlib.util, json, subprocess, time
+import functools, importlib.util, json, time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,7 +176,7 @@ def run(self: Race, seeds: Sequence[int], methods: Mapping = METHODS, untrained:
     of = lambda base, name: (base if (base, name) in found else "any", name)
     names = [*methods, *untrained]
     spent = [json.loads(file.read_text())["seconds"] for file in self.folder.rglob("cost.json")]
-    out = dict(seeds=list(seeds), commit=_commit(), minutes=round(sum(spent) / 60, 1), fewer=dict(fewer),
+    out = dict(seeds=list(seeds), minutes=round(sum(spent) / 60, 1), fewer=dict(fewer),
                choosing=self.choosing,
                scenes=self.scenes, sizes=self._sizes(), tries=self.tries,
                versions=versions(), methods={name: _about(methods.get(name)) for name in names})
@@ -211,11 +211,6 @@ def joined(*results: Mapping) -> dict:
     return {**results[0], **both, "minutes": round(sum(r["minutes"] for r in results), 1)}
 
 CONTROL = "SFT (control)"
-
-def _commit():
-    "The commit of the working tree, or nothing outside one"
-    try: return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError): return None
 
 def _about(method): return {"arXiv": method.arXiv, "pairs": method.pairs} if method else {}
 
