@@ -59,11 +59,11 @@ class RealRace(race.Race):
         more = {name: [one[name] for one in found] for name in found[0]}
         return race.counts(scenes, texts, vocabulary) | more
 
-    def _written(self, name, scenes, seed, **how):
+    def _written(self, name, scenes, run, **how):
         "The model's descriptions of some scenes, and what they took"
         same = _digest(" ".join([scene.seed for scene in scenes]).encode())[:8]
         say = lambda: VLM.load(self.model).describe([s.image() for s in scenes], batch_size=len(scenes), **how)
-        return _said(self.folder, f"{name}-{seed}-{same}", say)
+        return _said(self.folder, f"{name}-{run}-{same}", say)
 
     def _triples(self, method, base, seed):
         half = lambda split: realworld.scenes(realworld.stamps(), split, "pairs", self.n // 2, seed * self.n // 2)
