@@ -164,7 +164,8 @@ class Branches:
         @functools.wraps(own)
         def forward(base, *args, branches=None, **kwargs):
             return own(base, *args, **kwargs) if branches is None else self.step(**branches)
-        vlm.base.forward = MethodType(forward, vlm.base)   # bound: a deep copy of the model gets its own
+        inside = "_old_forward" if hasattr(vlm.base, "_hf_hook") else "forward"   # accelerate's goes around it
+        setattr(vlm.base, inside, MethodType(forward, vlm.base))   # bound: a deep copy of the model gets its own
         if not self.why_plain:
             if not hasattr(vlm.base, "_packing_fault"): vlm.base._packing_fault = self._packing_fault()
             self.why_plain = vlm.base._packing_fault
@@ -234,12 +235,12 @@ def hidden(self: Branches, batch: dict, seen: Any) -> torch.Tensor:
         images, found = {name: _cast(value, self.vlm.dtype) for name, value in seen.items()}, []
         for row in batch["rows"]:
             inputs = {k: v for k, v in row.items() if k != "read"} | images
-            out = base.model(**inputs, use_cache=False).last_hidden_state
+            out = base.model(**inputs, use_cache=False).last_hidden_state.to(self.vlm.device)
             found.append(out.gather(1, row["read"][..., None].expand(-1, -1, out.shape[-1])))
         return torch.cat(found, 1)[batch["real"]]
     places = batch["ids"] == self.vlm.image_token_id
     words = base.get_input_embeddings()(batch["ids"].masked_fill(places, 0))
-    h = words.masked_scatter(places[..., None], torch.cat(list(seen)).to(words.dtype))
+    h = words.masked_scatter(places[..., None], torch.cat(list(seen)).to(words))
     return packed_hidden(self.language, h, batch, self.vlm.prefix_lm)
 
 @patch

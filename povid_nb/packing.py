@@ -89,6 +89,26 @@ def _attend(module, query, key, value, attention_mask, **options):
     behind, _ = sdpa_attention_forward(module, query[:, :, n:], key, value, attention_mask, **options)
     return torch.cat([stem, behind], 1), None
 
+def _note(layer, args, kwargs): layer.mlp.read_at = kwargs.get("read_at")
+
+def _shorten(mlp, args):
+    "Before the last feed-forward part: the positions that are read, and no others"
+    if mlp.read_at: return args[0].flatten(0, 1)[mlp.read_at[0]][None]
+
+def _lengthen(mlp, args, out):
+    "After it: all positions again, with zeros where nothing is read"
+    if not mlp.read_at: return
+    places, rows, length = mlp.read_at
+    return out.new_zeros(rows * length, out.shape[-1]).index_copy(0, places, out[0]).view(rows, length, -1)
+
+def _cut_last(layer):
+    "Let a layer that is given `read_at=(places, rows, length)` compute its feed-forward part at these places alone"
+    if not hasattr(layer, "mlp") or hasattr(layer.mlp, "read_at"): return
+    layer.mlp.read_at = None
+    layer.register_forward_pre_hook(_note, with_kwargs=True)
+    layer.mlp.register_forward_pre_hook(_shorten)
+    layer.mlp.register_forward_hook(_lengthen)
+
 AttentionInterface.register(_ATTENTION, _attend)
 AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
 
@@ -104,8 +124,12 @@ def packed_hidden(
     if config._attn_implementation == "sdpa": config._attn_implementation = _ATTENTION
     shared = packed["shared"] if config._attn_implementation == _ATTENTION and not two_way else 0
     mask = additive_mask(visible(packed, two_way)[:, shared:], h.dtype)
-    out = language(inputs_embeds=h, attention_mask=mask, position_ids=packed["positions"], use_cache=False)
-    return out.last_hidden_state.gather(1, read[..., None].expand(-1, -1, h.shape[-1]))[packed["real"]]
+    _cut_last(language.layers[-1])
+    places = torch.zeros_like(packed["ids"]).scatter(1, read, 1).flatten().nonzero()[:, 0]
+    out = language(inputs_embeds=h, attention_mask=mask, position_ids=packed["positions"], use_cache=False,
+                   read_at=(places, *packed["ids"].shape))
+    out = out.last_hidden_state.to(h.device)    # a spread model ends on another card
+    return out.gather(1, read[..., None].expand(-1, -1, h.shape[-1]))[packed["real"]]
 
 # %% ../nbs/workshop/packing.ipynb #89a0797b
 _BEST = -1   # as a target: whatever token is the most probable
@@ -145,8 +169,8 @@ class _Head(torch.nn.Linear):
         return _HeadLogps.apply(hidden, self.weight, targets, room)
 
 def _extend_head(head):
-    "Let a plain linear layer also be called with `targets`; any other is left alone"
-    if type(head) is torch.nn.Linear: head.__class__ = _Head
+    "Let a plain linear layer also be called with `targets`; any other, and one of a spread model, is left alone"
+    if type(head) is torch.nn.Linear and not hasattr(head, "_hf_hook"): head.__class__ = _Head
 
 def head_logps(
     head: torch.nn.Module,         # the model's last layer
@@ -159,7 +183,7 @@ def head_logps(
     _extend_head(head)
     if hasattr(head, "takes_targets") and head.bias is None and not (softcap or head.weight.requires_grad):
         return head(hidden, targets=targets, room=max(1, room // len(head.weight)))
-    logits = head(hidden).float()
+    logits = head(hidden).float().to(hidden.device)
     if softcap: logits = torch.tanh(logits / softcap) * softcap
     found = torch.where(targets == _BEST, logits.detach().argmax(-1, keepdim=True), targets)
     return logits.log_softmax(-1).gather(1, found), found
