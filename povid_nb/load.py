@@ -260,6 +260,10 @@ def _find_adapter(name):
     except Exception as error: why = " ".join(str(error).split())[:200]     # of many classes
     raise FileNotFoundError(f"{name} holds no adapter: {why}")
 
+def _is_offloaded(model):
+    "Whether some weights are fetched when they are used (`device_map`)"
+    return hasattr(model, "hf_device_map") and any(p.is_meta for p in model.parameters())
+
 def _put_on(model, folder):
     "The model with an adapter on; one that lacks matrices is refused"
     from peft import PeftModel
@@ -273,6 +277,9 @@ def _check_adapter(model, folder, name):
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not Path(folder, file).is_file(): raise FileNotFoundError(f"{folder} holds no adapter: {file} is missing")
     config, here = _json_object(Path(folder, "adapter_config.json")), type(model).__name__
+    if _is_offloaded(model):
+        raise ValueError(f"an adapter cannot go on {name}, which is offloaded to main memory or disk: write the tuned "
+                         "model with `stages.save_model`, and load that")
     if why := _wrong_settings(config) or _damage(folder):
         raise ValueError(f"the adapter in {folder} cannot be used: {why}")
     base = config.get("base_model_name_or_path")
