@@ -93,13 +93,14 @@ def _note(layer, args, kwargs): layer.mlp.read_at = kwargs.get("read_at")
 
 def _shorten(mlp, args):
     "Before the last feed-forward part: the positions that are read, and no others"
-    if mlp.read_at: return args[0].flatten(0, 1)[mlp.read_at[0]][None]
+    if mlp.read_at: return args[0].flatten(0, 1)[mlp.read_at[0].to(args[0].device)][None]
 
 def _lengthen(mlp, args, out):
     "After it: all positions again, with zeros where nothing is read"
     if not mlp.read_at: return
     places, rows, length = mlp.read_at
-    return out.new_zeros(rows * length, out.shape[-1]).index_copy(0, places, out[0]).view(rows, length, -1)
+    whole = out.new_zeros(rows * length, out.shape[-1]).index_copy(0, places.to(out.device), out[0])
+    return whole.view(rows, length, -1)
 
 def _cut_last(layer):
     "Let a layer that is given `read_at=(places, rows, length)` compute its feed-forward part at these places alone"
