@@ -100,6 +100,7 @@ FLOORS = {
     "stacked": 10,
     "race": 10,
     "variants": 11,
+    "families": 11,
     "cli": 11,
     "shell": 9,
     "demo": 12,
