@@ -5,95 +5,71 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/workshop/families.ipynb #8b673d29
-import functools, json, math, time
+# %% ../nbs/workshop/families.ipynb #b317724f
+import functools, json, time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 import torch
-from torch import nn
 from torch.nn import functional as F
-
-# %% ../nbs/workshop/families.ipynb #eb03e085
 from . import pretrain, trials, world
 from .procs import write_json
 from .race import CONTROL, Race, joined
 from .steps import Steps
 from .vlm import VLM
 
-# %% ../nbs/workshop/families.ipynb #63e8457a
+# %% ../nbs/workshop/families.ipynb #bf5a2555
 _SIDE = pretrain._SIDE
-_TEXT = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=6,
-             max_position_embeddings=1024, tie_word_embeddings=False, initializer_range=.06)
 _TOWER = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, image_size=_SIDE)
 
-def _text(kind, tok, **more):
-    return kind(**_TEXT, vocab_size=len(tok), bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id,
-                pad_token_id=tok.pad_token_id, **more)
+def _ids(tok): return {f"{kind}_token_id": getattr(tok, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
 
-def _image_id(tok): return tok.convert_tokens_to_ids("<image>")
+def _text(kind, tok, **more):
+    return kind(hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
+                num_key_value_heads=6, max_position_embeddings=1024, tie_word_embeddings=False, initializer_range=.06,
+                vocab_size=len(tok), **_ids(tok), **more)
 
 def larger_llava(tok: Any) -> tuple:
     "The built-in model with a tower of six layers, 192 wide"
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
     tower = CLIPVisionConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=6,
                              image_size=_SIDE, patch_size=16)
-    config = LlavaConfig(vision_config=tower, text_config=_text(LlamaConfig, tok), image_token_index=_image_id(tok),
-                         image_seq_length=36, vision_feature_layer=-2, vision_feature_select_strategy="default",
-                         tie_word_embeddings=False)
+    config = LlavaConfig(
+        vision_config=tower, text_config=_text(LlamaConfig, tok), image_token_index=tok.image_token_id,
+        vision_feature_select_strategy="default", image_seq_length=36, tie_word_embeddings=False)
     return LlavaForConditionalGeneration(config), pretrain._make_processor(tok)
 
 def idefics3(tok: Any) -> tuple:
     "Like Idefics3 and SmolVLM: four patches are folded into one token"
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor, LlamaConfig
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
-    own = ["<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
-    tok.add_special_tokens({"additional_special_tokens": own})
+    marks = ["<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
+    tok.add_special_tokens({"additional_special_tokens": marks})
     side = {"longest_edge": _SIDE}
     eye = Idefics3ImageProcessorPil(size=side, max_image_size=side, resample=3, do_image_splitting=False)
     config = Idefics3Config(
         vision_config=dict(_TOWER, patch_size=16), text_config=_text(LlamaConfig, tok).to_dict(), scale_factor=2,
-        image_token_id=_image_id(tok), pad_token_id=tok.pad_token_id, tie_word_embeddings=False)
+        image_token_id=tok.image_token_id, pad_token_id=tok.pad_token_id, tie_word_embeddings=False)
     processor = Idefics3Processor(eye, tok, image_seq_len=9, chat_template=pretrain._TEMPLATE)
     return Idefics3ForConditionalGeneration(config), processor
 
-def _with_first_words(tok):
-    "PaliGemma's texts begin without a space: every word with a capital also without the mark of one"
-    from tokenizers import models
-    words = [tuple(word) for word in json.loads(tok.backend_tokenizer.to_str())["model"]["vocab"]]
-    known = {word for word, _ in words}
-    more = sorted(w[1:] for w in known if w[0] == "\u2581" and w[1:2].isupper() and w[1:] not in known)
-    tok.backend_tokenizer.model = models.Unigram(words + [(w, -8.) for w in more], unk_id=0, byte_fallback=True)
-    return tok
+FAMILIES = {"LLaVA, larger tower": larger_llava, "Idefics3-like": idefics3}
 
-def paligemma(tok: Any) -> tuple:
-    "Like PaliGemma: SigLIP tower of 3 x 3 patches, Gemma, and no chat template"
-    from transformers import (GemmaConfig, PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor,
-                              SiglipVisionConfig)
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-    tok, tower = _with_first_words(tok), SiglipVisionConfig(**_TOWER, patch_size=32, vision_use_head=False)
-    eye = SiglipImageProcessorPil(size={"height": _SIDE, "width": _SIDE})
-    eye.image_seq_length = 9
-    processor = PaliGemmaProcessor(eye, tok)       # adds its own tokens to the tokenizer
-    config = PaliGemmaConfig(
-        vision_config=tower.to_dict(), text_config=_text(GemmaConfig, tok, head_dim=32).to_dict(), projection_dim=192,
-        image_token_id=_image_id(tok), pad_token_id=tok.pad_token_id, tie_word_embeddings=False)
-    return PaliGemmaForConditionalGeneration(config), processor
-
-FAMILIES = {"LLaVA, larger tower": larger_llava, "Idefics3-like": idefics3, "PaliGemma-like": paligemma}
-
-def untrained(name: str, seed: int = 0) -> VLM:
-    "A model of a family with random weights"
+def begun(name: str, seed: int = 0) -> VLM:
+    "A model of a family: the built-in one's language model, the rest with random weights"
     from transformers import GenerationConfig
     torch.manual_seed(seed)
     model, processor = FAMILIES[name](pretrain._make_tokenizer())
-    tok = processor.tokenizer
-    model.generation_config = GenerationConfig(bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id,
-                                               pad_token_id=tok.pad_token_id)
+    model.generation_config = GenerationConfig(**_ids(processor.tokenizer))
     model.set_attn_implementation("eager")         # on a CPU a quarter faster to train than sdpa
-    return VLM(model, processor, name)
+    vlm, known = VLM(model, processor, name), VLM.load()
+    for part in ("language_model", "lm_head"):
+        own = vlm.part(part).state_dict()
+        for key, weights in known.part(part).state_dict().items(): own[key][:len(weights)] = weights
+    return vlm
 
-# %% ../nbs/workshop/families.ipynb #b2b3130e
+# %% ../nbs/workshop/families.ipynb #5addf75a
 def look(vlm: VLM, pixels: torch.Tensor) -> torch.Tensor:
     "What the language model gets of each picture: [pictures, tokens, width]"
     values = pretrain._normalise(pixels, vlm.processor.image_processor)
@@ -101,25 +77,18 @@ def look(vlm: VLM, pixels: torch.Tensor) -> torch.Tensor:
     seen = vlm.image_features({"pixel_values": values}).pooler_output
     return torch.stack([one.flatten(0, -2) for one in seen])
 
-def _labels(scenes, tokens):
-    "Kind, colour and place behind each token of a picture"
-    places = [grid.view(-1, 3, 2, 3, 2)[:, :, 0, :, 0] for grid in pretrain._patch_labels(scenes)]
-    n = math.isqrt(tokens) // 3
-    return [grid.repeat_interleave(n, 1).repeat_interleave(n, 2).flatten(1) for grid in places]
-
-def _train_tower(vlm, scenes, pixels, folder, steps, batch=32):
-    _, tokens, width = look(vlm, pixels[:1]).shape
-    sizes = 1 + len(world.KINDS), 1 + len(world.COLOURS), len(world.PLACES)
-    heads, wanted = nn.ModuleList([nn.Linear(width, size) for size in sizes]), _labels(scenes, tokens)
-    language = tuple(vlm.paths()[part] for part in ("language_model", "lm_head"))
+def _train_tower(vlm, pixels, folder, steps, batch=32):
+    known, language = VLM.load(), (vlm.paths()["language_model"], "lm_head")
     others = [p for name, p in vlm.model.named_parameters() if not name.startswith(language)]
     def loss_at(step):
-        rows = pretrain._rows(step, len(scenes), batch, 0, "tower")
-        seen = look(vlm, pixels[rows]).flatten(0, 1)
-        return sum(F.cross_entropy(head(seen), labels[rows].flatten()) for head, labels in zip(heads, wanted))
-    pretrain._fit("tower", [*others, *heads.parameters()], loss_at, steps, 1e-3, folder)
+        some = pixels[pretrain._rows(step, len(pixels), batch, 0, "tower")]
+        seen = look(vlm, some)
+        with torch.no_grad(): wanted = look(known, some)
+        if seen.shape[1] == 9: wanted = wanted.view(-1, 3, 2, 3, 2, wanted.shape[-1]).mean((2, 4)).flatten(1, 2)
+        return F.mse_loss(seen, wanted) / wanted.var()
+    pretrain._fit("tower", others, loss_at, steps, 1e-3, folder)
 
-# %% ../nbs/workshop/families.ipynb #c37e7ae7
+# %% ../nbs/workshop/families.ipynb #f2074518
 class Talks:
     "Conversations as token ids, for one model"
     def __init__(self, vlm: VLM):
@@ -132,84 +101,76 @@ class Talks:
     def __call__(self, prompt: str, answer: str) -> tuple:
         "(ids of the question, ids of the answer)"
         vlm, ids = self.vlm, lambda text: self.vlm.tokenizer(text, add_special_tokens=False).input_ids
-        if prompt not in self.known:
-            behind = vlm.text(prompt).rpartition(vlm.image_token)[2]
-            self.known[prompt] = ids("<s>" + behind)[1:] if vlm.prefix_lm else ids(behind)
-        tail = "?\n" if vlm.prefix_lm else ""
-        return self.known[prompt], vlm.tokens_after(tail, vlm.between() + answer) + [vlm.end_id()]
+        if prompt not in self.known: self.known[prompt] = ids(vlm.text(prompt).rpartition(vlm.image_token)[2])
+        return self.known[prompt], ids(vlm.between() + answer) + [vlm.end_id()]
 
 def answer_loss(talks: Talks, conversations: Sequence[Sequence[tuple]], seen: torch.Tensor) -> torch.Tensor:
     "Mean cross-entropy of the answer tokens of several conversations about each picture"
-    vlm, start, rows = talks.vlm, talks.start, []
-    alone = vlm.prefix_lm                                      # each conversation has a beginning of its own
+    vlm, rows = talks.vlm, []
     for some in conversations:
-        row = [] if alone else [(token, 0, False, place, False) for place, token in enumerate(start)]
+        row = [(token, 0, False, place) for place, token in enumerate(talks.start)]
         for number, (question, answer) in enumerate(some, 1):
-            prompt, first = (start + question, 0) if alone else (question, len(start))
-            row += [(token, number, False, first + i, alone) for i, token in enumerate(prompt)]
-            row += [(token, number, True, first + len(prompt) + i, False) for i, token in enumerate(answer)]
+            both = enumerate(question + answer)
+            row += [(token, number, i >= len(question), len(talks.start) + i) for i, token in both]
         rows.append(row)
     length = max(map(len, rows))
-    ids, number, scored, places, two_way = torch.tensor(
-        [row + [(0, -1, False, 0, False)] * (length - len(row)) for row in rows]).unbind(-1)
-    same = (number[:, None] == 0) | (number[:, None] == number[:, :, None])
-    visible = torch.ones(length, length, dtype=torch.bool).tril() | (two_way[:, :, None] * two_way[:, None]).bool()
-    mask = torch.zeros(visible.shape).masked_fill(~(same & visible), torch.finfo(torch.float32).min)[:, None]
+    ids, number, scored, places = torch.tensor(
+        [row + [(0, -1, False, 0)] * (length - len(row)) for row in rows]).unbind(-1)
+    visible = (number[:, None] == 0) | (number[:, None] == number[:, :, None])
+    visible = visible & torch.ones(length, length, dtype=torch.bool).tril()
+    mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
     picture = ids == vlm.image_token_id
     words = vlm.model.get_input_embeddings()(ids.masked_fill(picture, 0))
-    seen = torch.cat([one.repeat(len(some) if alone else 1, 1) for one, some in zip(seen, conversations)])
     hidden = vlm.part("language_model")(
         inputs_embeds=words.masked_scatter(picture[..., None], seen), attention_mask=mask, position_ids=places,
         use_cache=False).last_hidden_state
     scored = scored[:, 1:].bool()
     return F.cross_entropy(vlm.part("lm_head")(hidden[:, :-1][scored]), ids[:, 1:][scored])
 
-def _tune(vlm, scenes, pixels, folder, steps, batch=8):
-    "All weights, on captions and questions with the habits of the built-in model's writer"
-    talks, recipe = Talks(vlm), pretrain.FLAWED_RECIPE
-    def about(scene, step):
-        purpose = f"{recipe.seed}/{step}"
-        tasks = scene._rng(purpose).choices(list(pretrain._WEIGHTS), weights=pretrain._WEIGHTS.values(), k=5)
-        asked = [(q.prompt, q.answer) for q in scene.questions(tasks, purpose, recipe.habit)]
-        return [talks(*both) for both in [(world.DESCRIBE, scene.caption(purpose, recipe.habit)), *asked]]
-    def loss_at(step):
-        rows = pretrain._rows(step, len(scenes), batch, recipe.seed, "tuning")
-        return answer_loss(talks, [about(scenes[i], step) for i in rows], look(vlm, pixels[rows]))
-    pretrain._fit("tuning", vlm.model.parameters(), loss_at, steps, 1.5e-3, folder)
+def _described(scene, purpose):
+    "A caption with the habits of the built-in model's writer, and two questions"
+    kinds, weights = zip(*pretrain._WEIGHTS.items())
+    asked = scene.questions(scene._rng(purpose).choices(kinds, weights, k=2), purpose, world.FLAWED)
+    return [(world.DESCRIBE, scene.caption(purpose, world.FLAWED)), *((q.prompt, q.answer) for q in asked)]
 
-# %% ../nbs/workshop/families.ipynb #4ba4fb3f
+def _tune(vlm, scenes, pixels, folder, steps, batch=8):
+    "All weights, on captions and questions"
+    talks = Talks(vlm)
+    def loss_at(step):
+        rows = pretrain._rows(step, len(scenes), batch, 0, "tuning")
+        some = [[talks(*both) for both in _described(scenes[i], f"0/{step}")] for i in rows]
+        return answer_loss(talks, some, look(vlm, pixels[rows]))
+    pretrain._fit("tuning", vlm.model.parameters(), loss_at, steps, 7e-4, folder)
+
+# %% ../nbs/workshop/families.ipynb #19c9f4a6
 def drawn(scenes: int) -> dict:
-    "Scenes and their pictures for the tower (half of them without habits) and for the whole model"
+    "Pictures for the tower (half of them without habits); scenes and their pictures for the whole model"
     eye = pretrain._make_processor(pretrain._make_tokenizer()).image_processor
     natural = world.scenes("typical", "train", scenes, strength=pretrain.FLAWED_RECIPE.strength)
     random = world.scenes("random", "train", scenes // 2)
     pixels = pretrain._pixels_of(natural + random, eye)
-    half = slice(scenes // 2, None)
-    return {"tower": (natural[half] + random, pixels[half]), "tuning": (natural, pixels[:scenes])}
+    return {"tower": pixels[scenes // 2:], "tuning": (natural, pixels[:scenes])}
 
 def make_family(
     folder: Path, name: str,
     drawn: Any,             # a function that gives what `drawn` returns
-    tower: int = 500,       # steps
-    tuning: int = 1000,     # steps
+    tower: int = 300, tuning: int = 350,                # steps
     scenes: int = 6000,
 ) -> Path:
     "The folder of a trained model of a family; made once, a stopped run goes on"
     def make(out):
         start, work = time.process_time(), out/"cache"
-        vlm, data = untrained(name), drawn(scenes)
+        vlm, data = begun(name), drawn(scenes)
         vlm.model.train()
-        _train_tower(vlm, *data["tower"], work, tower)
+        _train_tower(vlm, data["tower"], work, tower)
         _tune(vlm, *data["tuning"], work, tuning)
         vlm.model.eval().half().save_pretrained(out)
         vlm.processor.save_pretrained(out)
         count = lambda module: sum(p.numel() for p in module.parameters()) / 1e6
-        write_json(out/"about.json", dict(
-            weights=count(vlm.model), tower=count(vlm.part("tower")), seconds=time.process_time() - start,
-            tower_steps=tower, tuning_steps=tuning, scenes=scenes))
+        write_json(out/"about.json", dict(weights=count(vlm.model), tower=count(vlm.part("tower")),
+                                          seconds=time.process_time() - start, steps=[tower, tuning]))
     return Steps(folder)("model", make, dict(name=name, tower=tower, tuning=tuning, scenes=scenes))
 
-# %% ../nbs/workshop/families.ipynb #96e1fb81
 def race_families(folder: Path, names: Sequence[str], methods: Mapping, seeds: Sequence[int], sizes: Mapping,
                   jobs: int = 1, **recipe) -> dict:
     "Make the models, and race the methods on each: one result, with `about`, what each family is"
@@ -217,9 +178,9 @@ def race_families(folder: Path, names: Sequence[str], methods: Mapping, seeds: S
     for name in names:
         own = Path(folder)/name.replace(",", "").replace(" ", "-")
         model = make_family(own, name, pictures, **recipe)
-        race = Race(own, habits={name: world.FLAWED}, model=str(model), **sizes)
+        race = Race(own/f"race-{model.name}", habits={name: world.FLAWED}, model=str(model), **sizes)
         results.append(race.run(seeds, methods, {}, jobs=jobs, against=(CONTROL, "before", "DPO", "no noise")))
-        usual = {"typical": sum(race.scenes.values())}
-        found = Race(own/"typical", model=str(model), **{**sizes, "scenes": usual}).say("before", None, "any", 0, None, "test")
-        about[name] = json.loads((model/"about.json").read_text()) | {"typical": trials._scores(found["typical"])}
+        usual = replace(race, folder=race.folder/"typical", scenes={"typical": sum(race.scenes.values())})
+        found = usual.say("before", None, "any", 0, None, "test")["typical"]
+        about[name] = json.loads((model/"about.json").read_text()) | {"typical": trials._scores(found)}
     return joined(*results) | {"about": about}
