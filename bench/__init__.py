@@ -6,7 +6,6 @@
     python -m bench gpu [--quick] [--json FILE]       the day a GPU is there: 7B, smaller cards by a cap of memory, TRL beside ours
     python -m bench rehearse [--quick] [--json FILE]  both stages of five models at full size, counted on tensors without content
     python -m bench pairs [--quick] [--json FILE]     memory and time of reading up to a million pairs
-    python -m bench attention [--quick] [--json FILE] packed rows by our layers, by a mask, and through AttentionInterface
     python -m bench scores [--quick] [--json FILE]    5,000 captions and 9,000 answers, from files to numbers
     python -m bench page                              bench/results/*.json as a page for people
 """

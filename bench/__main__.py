@@ -8,7 +8,7 @@ def arguments():
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, quick in (("train", "the LLaVA-proportioned model only, in under two minutes"), ("scale", "fewer points"),
                         ("gpu", "this card, and a T4 with 4-bit weights, in under eight minutes"), ("rehearse", "the smallest model only"),
-                        ("memory", "one pair"), ("pairs", "up to 100,000"), ("attention", "one pair"), ("scores", "one round")):
+                        ("memory", "one pair"), ("pairs", "up to 100,000"), ("scores", "one round")):
         one = verbs.add_parser(verb)
         one.add_argument("--quick", action="store_true", help=quick)
         one.add_argument("--json", help="also write the numbers to this file")
@@ -27,7 +27,6 @@ def main(args):
     elif args.verb == "rehearse": from bench.rehearse import main
     elif args.verb == "memory": from bench.memory import main
     elif args.verb == "pairs": from bench.pairs import main
-    elif args.verb == "attention": from bench.attention import main
     elif args.verb == "scores": from bench.scores import main
     else: from bench.page import main
     main(args)

@@ -80,18 +80,6 @@ Random weights in the shape of LLaVA-1.5-7B, 576 tokens of a picture, 60 of prom
 {lessons}"""
 
 
-def attention(found):
-    rows = [[name, f"{row['of_our_own']:.2f}", "{:.2f} - {:.2f}".format(*row["middle_half"]), number(row["memory_mb"])] for name, row in found["ways"].items()]
-    return f"""## Ways to attend in packed rows
-
-`python -m bench attention --quick --json bench/results/attention.json` ({origin(found)}; other work on most of the other cores).
-
-Time of a step as a multiple of that with layers of our own, which the package takes where a model's layers are of the Llama kind; where they are not, it takes the model's own forward with a mask.
-
-{table(["", "time", "middle half", "MB"], rows)}
-"""
-
-
 def memory(now, before):
     rows = [[name, *(number(one["steps"][name][key]) for one in (before, now) for key in ("mb", "checkpointed_mb"))] for name in now["steps"]]
     s = now["shape"]
@@ -191,4 +179,4 @@ From files to numbers; {found["clock"]}.
 def main(args):
     read = lambda name: json.loads((FOLDER/f"{name}.json").read_text())
     (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from the files beside it. Times belong to this machine; ratios within a table are what carries over.\n\n"
-                                    + training(read("train")) + "\n" + again(read("train_quick"), read("train_quick_before")) + "\n" + on_gpu(read("gpu")) + "\n" + attention(read("attention")) + "\n" + memory(read("memory"), read("memory_before")) + "\n" + growth(read("scale")) + "\n" + many(read("pairs")) + "\n" + counting(read("scores")))
+                                    + training(read("train")) + "\n" + again(read("train_quick"), read("train_quick_before")) + "\n" + on_gpu(read("gpu")) + "\n" + memory(read("memory"), read("memory_before")) + "\n" + growth(read("scale")) + "\n" + many(read("pairs")) + "\n" + counting(read("scores")))

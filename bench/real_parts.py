@@ -1,4 +1,4 @@
-"""The method on real parts at full size: python -m bench.real_parts FOLDER [--base FOLDER] [--tiny]
+"""The method on real parts at full size: python -m bench.real_parts FOLDER [--base FOLDER] [--tiny] [--shift N]
 
 Every method at three learning rates with five seeds, side by side in one batch (povid_nb.stacked), on right answers that are clean and
 on the base's own; settings are chosen on validation scenes, with equal tries. What is done is kept in FOLDER and not done again, so
@@ -144,9 +144,10 @@ class Bench:
         "How probable the cue's partner is right behind the cue, as noise rises; blind, and by the language model alone"
         some = self.scenes("counter", "test")[:n]
         hide = lambda k: k and (lambda v: noise.noisy_rows(v, [k] * len(v), range(len(v)), 0))
-        ask = lambda pixels: plausible.partner_probs(self.vlm, some, None, pixels or None).tolist()
-        found = {f"k={k}": ask(hide(k)) for k in (0, 200, 400, 500, 600, 800)} | {"grey": ask(torch.zeros_like)}
-        return found | {"language model alone": plausible.blind_probs(*self.language(), some).tolist()}
+        ask = lambda pixels: lambda: plausible.partner_probs(self.vlm, some, None, pixels or None, min(n, 10)).tolist()
+        asked = {f"k={k}": ask(hide(k)) for k in (0, 500, 800, 200, 400, 600)} | {"grey": ask(torch.zeros_like)}
+        asked["language model alone"] = lambda: plausible.blind_probs(*self.language(), some).tolist()
+        return {name: self.kept(f"shift-{n}/{name}", make) for name, make in asked.items()}
 
 
 def summary(bench):
@@ -171,10 +172,15 @@ if __name__ == "__main__":
     ask.add_argument("--base", default="real")
     ask.add_argument("--tiny", action="store_true")
     ask.add_argument("--only", help="one cell's name")
+    ask.add_argument("--shift", type=int, help="only the partner's probability under noise, on so many scenes")
     given = ask.parse_args()
     torch.set_float32_matmul_precision("high")
     bench = Bench(given.folder, given.base, TINY if given.tiny else FULL)
-    bench.kept("shift", lambda: bench.shift(4 if given.tiny else 200))
+    found = bench.shift(given.shift or (4 if given.tiny else 200))
+    for name, probs in found.items():
+        spread = np.random.default_rng(0).choice(probs, (2000, len(probs))).mean(1)
+        print(f"P(partner) {name}: {np.mean(probs):.4f} ({np.quantile(spread, .025):.4f} to {np.quantile(spread, .975):.4f})", flush=True)
+    if given.shift: raise SystemExit
     for kind, name in cells():
         if given.only and name != given.only: continue
         found = bench.kept(f"cell-{kind}-{name}", lambda: bench.cell(kind, name))

@@ -18,14 +18,13 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
-from torch.nn.utils.rnn import pad_sequence
 
 # %% ../nbs/workshop/branches.ipynb #c0ef7235
 from . import noise
 from .dpo import Logps, summed
 from .forms import find_form
 from .loss import noise_mask
-from .packing import PackedLayers, _extend_head, head_logps, pack, unpack
+from .packing import _extend_head, _padded, head_logps, pack, packed_hidden, unpack
 from .pairs import Pair
 from .procs import patch
 from .vlm import VLM
@@ -117,14 +116,13 @@ def _spread(rows, answers=("chosen", "rejected"), pad_id=0, two_way=False):
     "Each answer in a row of its own, with the whole prompt before it"
     batch = pack(rows, answers, pad_id)
     starts, width, found = [len(row.prompt) for row in rows], [0], []
-    pad = lambda columns, fill=0: pad_sequence([torch.tensor(column) for column in columns], True, fill)
     for name in answers:
         tails = [getattr(row, name)[:-1] for row in rows]
-        inputs = {"input_ids": pad([row.prompt + tail for row, tail in zip(rows, tails)], pad_id),
-                  "attention_mask": pad([[1] * (n + len(tail)) for n, tail in zip(starts, tails)])}
+        inputs = {"input_ids": _padded([row.prompt + tail for row, tail in zip(rows, tails)], pad_id),
+                  "attention_mask": _padded([[1] * (n + len(tail)) for n, tail in zip(starts, tails)])}
         for kind in rows[0].kinds:
             after = int(two_way and kind == "token_type_ids")
-            inputs[kind] = pad([row.kinds[kind] + [after] * len(tail) for row, tail in zip(rows, tails)])
+            inputs[kind] = _padded([row.kinds[kind] + [after] * len(tail) for row, tail in zip(rows, tails)])
         width.append(width[-1] + max(len(getattr(row, name)) for row in rows))
         read = torch.arange(width[-1] - width[-2]) + torch.tensor(starts)[:, None] - 1
         found.append(inputs | {"read": read.where(batch["real"][:, width[-2]:width[-1]], 0)})
@@ -158,7 +156,7 @@ class Branches:
         plain: bool = False,  # one row for each answer, through the model's own forward: slower, for comparison
     ):
         self.vlm, self.why_plain = vlm, "plain=True" if plain else _why_plain(vlm)
-        self.packed = None if self.why_plain else PackedLayers(vlm.part("language_model"), vlm.prefix_lm)
+        self.language = None if self.why_plain else vlm.part("language_model")
         self.head = vlm.part("lm_head")
         _extend_head(self.head)
         self.softcap = getattr(vlm.base.config.get_text_config(), "final_logit_softcapping", None)
@@ -166,7 +164,8 @@ class Branches:
         @functools.wraps(own)
         def forward(base, *args, branches=None, **kwargs):
             return own(base, *args, **kwargs) if branches is None else self.step(**branches)
-        vlm.base.forward = MethodType(forward, vlm.base)   # bound: a deep copy of the model gets its own
+        inside = "_old_forward" if hasattr(vlm.base, "_hf_hook") else "forward"   # accelerate's goes around it
+        setattr(vlm.base, inside, MethodType(forward, vlm.base))   # bound: a deep copy of the model gets its own
         if not self.why_plain:
             if not hasattr(vlm.base, "_packing_fault"): vlm.base._packing_fault = self._packing_fault()
             self.why_plain = vlm.base._packing_fault
@@ -236,12 +235,13 @@ def hidden(self: Branches, batch: dict, seen: Any) -> torch.Tensor:
         images, found = {name: _cast(value, self.vlm.dtype) for name, value in seen.items()}, []
         for row in batch["rows"]:
             inputs = {k: v for k, v in row.items() if k != "read"} | images
-            out = base.model(**inputs, use_cache=False).last_hidden_state
+            out = base.model(**inputs, use_cache=False).last_hidden_state.to(self.vlm.device)
             found.append(out.gather(1, row["read"][..., None].expand(-1, -1, out.shape[-1])))
         return torch.cat(found, 1)[batch["real"]]
     places = batch["ids"] == self.vlm.image_token_id
     words = base.get_input_embeddings()(batch["ids"].masked_fill(places, 0))
-    return self.packed(words.masked_scatter(places[..., None], torch.cat(list(seen)).to(words.dtype)), batch)
+    h = words.masked_scatter(places[..., None], torch.cat(list(seen)).to(words))
+    return packed_hidden(self.language, h, batch, self.vlm.prefix_lm)
 
 @patch
 def _packing_fault(self: Branches):

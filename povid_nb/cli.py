@@ -99,7 +99,7 @@ def _make(
                        "beside it.") = "substitute",
     how: _option(Literal["clean", "noisy", "blind", "rewrite"], "self: what the model sees of the picture, or that it "
                  "rewrites the answer.") = "clean",
-    model: _option(Optional[str], "self: the model, as elsewhere; openai: the service's name of a model.") = None,
+    model: _option(Optional[str], "self: the model, or vllm:NAME; openai: its name at the service.") = None,
     base_url: _option(Optional[str], "openai: address of a compatible server, such as a local vLLM.") = None,
     budget: _option(Optional[float], "openai: stop before more than this many dollars are spent.") = None,
     prompts: _option(Optional[Path], "openai: file of prompts, in place of the shipped ones.") = None,

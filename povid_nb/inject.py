@@ -187,6 +187,23 @@ class SelfInjector:
             self._texts[name] = text
             if self.kept: append_line(self.kept, json.dumps({name: text}))
 
+# %% ../nbs/workshop/inject.ipynb #1ca8237e
+class _Vllm:
+    "A model in vLLM, as far as `SelfInjector` needs it"
+    def __init__(self, name):            # "vllm:" and what vLLM calls the model
+        try: from vllm import LLM
+        except ImportError: raise ImportError(f"{name} needs vLLM: pip install vllm, with a GPU") from None
+        self.name, self.engine = name, LLM(model=name.removeprefix("vllm:"), limit_mm_per_prompt={"image": 1})
+
+    def describe(self, images, prompts, *, max_new_tokens, temperature, seed, batch_size=None, pixels=None):
+        from vllm import SamplingParams
+        asked = [[{"role": "user", "content": [{"type": "image_pil", "image_pil": image},
+                                               {"type": "text", "text": prompt}]}]
+                 for image, prompt in zip(images, prompts)]
+        how = SamplingParams(max_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        answers = self.engine.chat(messages=asked, sampling_params=how, use_tqdm=False)
+        return [answer.outputs[0].text.strip() for answer in answers]
+
 # %% ../nbs/workshop/inject.ipynb #0209158e
 class OpenAIInjector:
     "Hallucinations by a strong model behind any OpenAI-compatible service"
@@ -275,7 +292,11 @@ def _injector(name, out, s):
         return WorldInjector(s["kinds"].split(",") if s["kinds"] else LIES, s["placement"], s["seed"])
     if name == "self":
         from povid_nb.vlm import VLM
-        return SelfInjector(VLM.load(s["model"]), s["how"], seed=s["seed"], kept=out/"answers.jsonl")
+        fast = str(s["model"]).startswith("vllm:")
+        if fast and s["how"] == "noisy": raise ValueError("noise is for processed pixels, which vLLM keeps to itself: "
+                                                          "choose another --how, or the model without 'vllm:'")
+        vlm, size = (_Vllm(s["model"]), 1024) if fast else (VLM.load(s["model"]), 16)
+        return SelfInjector(vlm, s["how"], seed=s["seed"], batch_size=size, kept=out/"answers.jsonl")
     client = Client(s["model"] or "gpt-4o-mini", out/"ledger.jsonl", base_url=s["base_url"], budget=s["budget"],
                     price=s["price"], settle=s["settle"])
     prompts = read_prompts(s["prompts"]) if s["prompts"] else PROMPTS

@@ -132,7 +132,8 @@ def _read_processor(source):
                      "was expected")
 
 # %% ../nbs/workshop/load.ipynb #e72dbe4a
-def _is_finite(value): return not value.is_floating_point() or bool(value.isfinite().all())
+def _is_finite(value):      # what is offloaded is not here to be looked at
+    return not value.is_floating_point() or value.is_meta or bool(value.isfinite().all())
 
 _PARTS = {"tower": ("vision_tower", "vision_model", "visual"),
           "projector": ("multi_modal_projector", "connector", "merger"),
@@ -161,18 +162,32 @@ def _four_bits(quantize, device, dtype):
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
                               llm_int8_skip_modules=whole)
 
+def _spread(device_map, device):
+    "Where each part of the model goes, for `from_pretrained`; None: the whole model to one device"
+    wanted = device_map or os.environ.get("POVID_DEVICE_MAP")
+    if wanted and device is not None:
+        raise ValueError(f"a model goes to one device ({device}) or over several (device_map): leave one of them out")
+    if not isinstance(wanted, str) or wanted in ("auto", "balanced", "balanced_low_0", "sequential"): return wanted
+    try: found = json.loads(wanted)
+    except ValueError: found = None
+    if found and isinstance(found, dict): return found
+    raise ValueError(f"device_map is {wanted!r}; expected 'auto', 'balanced', 'sequential', or a dictionary "
+                     "from parts of the model to devices")
+
 def read_model(
     name: str | Path | None = None,            # as for `find_model`
     device: str | torch.device | None = None,  # as for `pick_device`
     dtype: str | torch.dtype | None = None,    # as for `pick_dtype`
     quantize: str | None = None,               # "4bit": 4-bit weights, on an NVIDIA GPU
     square: bool = False,                      # pad pictures to a square, as LLaVA-1.5 did, where they would be cut
+    device_map: str | dict | None = None,      # over several devices, in place of `device`; None: POVID_DEVICE_MAP
 ) -> tuple:
     "(model, processor, the name to call it by)"
-    name, device = _named(name), pick_device(device)
+    name, spread, device = _named(name), _spread(device_map, device), pick_device(device)
     dtype, source = pick_dtype(device, dtype, name == "tiny"), find_model(name)
     options = dict(dtype=dtype, output_loading_info=True, use_safetensors=True)      # never a pickle
     if quantize: options |= dict(quantization_config=_four_bits(quantize, device, dtype), device_map={"": device})
+    if spread: options["device_map"] = spread
     with _quietly(bars=name != "tiny"):
         config, processor = _read_config(source), _read_processor(source)
         if square: _pad_pictures(processor, source)
@@ -183,7 +198,7 @@ def read_model(
     if broken := next((name for name, p in model.named_parameters() if not _is_finite(p)), None):
         raise ValueError(f"the weights in {source!r} are not all numbers (in {broken}) as {str(dtype)[6:]}: "
                          "the file is damaged, or they need dtype='bfloat16' or 'float32'")
-    return (model if quantize else model.to(device)), processor, name
+    return (model if quantize or spread else model.to(device)), processor, name
 
 # %% ../nbs/workshop/load.ipynb #ea908949
 def _json_object(file):
@@ -245,6 +260,10 @@ def _find_adapter(name):
     except Exception as error: why = " ".join(str(error).split())[:200]     # of many classes
     raise FileNotFoundError(f"{name} holds no adapter: {why}")
 
+def _is_offloaded(model):
+    "Whether some weights are fetched when they are used (`device_map`)"
+    return hasattr(model, "hf_device_map") and any(p.is_meta for p in model.parameters())
+
 def _put_on(model, folder):
     "The model with an adapter on; one that lacks matrices is refused"
     from peft import PeftModel
@@ -258,6 +277,9 @@ def _check_adapter(model, folder, name):
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not Path(folder, file).is_file(): raise FileNotFoundError(f"{folder} holds no adapter: {file} is missing")
     config, here = _json_object(Path(folder, "adapter_config.json")), type(model).__name__
+    if _is_offloaded(model):
+        raise ValueError(f"an adapter cannot go on {name}, which is offloaded to main memory or disk: write the tuned "
+                         "model with `stages.save_model`, and load that")
     if why := _wrong_settings(config) or _damage(folder):
         raise ValueError(f"the adapter in {folder} cannot be used: {why}")
     base = config.get("base_model_name_or_path")

@@ -25,9 +25,9 @@ from .steps import Piece, Steps, _digest, spread
 from .vlm import VLM
 
 # %% ../nbs/workshop/race.ipynb #7fb4590b
-def counts(scenes: Sequence, texts: Sequence[str]) -> dict:
+def counts(scenes: Sequence, texts: Sequence[str], vocabulary: Any = measure.VOCABULARY) -> dict:
     "What CHAIR counts in each description: {name: list}"
-    table = chair.score(list(texts), [s.objects for s in scenes], measure.VOCABULARY).columns
+    table = chair.score(list(texts), [s.objects for s in scenes], vocabulary).columns
     names = ("any_wrong", "wrong", "mentions", "found", "there", "words", "n")
     return {name: [int(v) for v in table[name]] for name in names}
 
@@ -102,16 +102,24 @@ class Race:
             else: vlm = VLM.load(self.model)
             start, found = time.process_time(), {}
             for split, n in self._scenes(part).items():
-                scenes, images = _pictures(split, part, n)
+                scenes, images = self.pictures(split, part, n)
                 if isinstance(method, str): texts = contrast_all(vlm, images, method, setting, seed=seed)
                 else: texts = vlm.describe(images, batch_size=n)
-                found[split] = counts(scenes, texts)
+                found[split] = self.counts(scenes, texts)
             write_text(folder/"counts.json", json.dumps(found))
             write_json(folder/"cost.json", dict(seconds=time.process_time() - start))
         what = _name(method) if isinstance(method, Method) else method
         settings = self._sizes() | dict(seed=seed, setting=setting, base=base, what=what, scenes=self._scenes(part))
         kind = "before" if setting is None else f"{seed}-{setting:g}"
         return json.loads((self.done(f"{base}/{name}/{part}-{kind}", make, settings)/"counts.json").read_text())
+
+    def pictures(self, split: str, part: str, n: int) -> tuple:
+        "(the first scenes of a split, their pictures)"
+        return _pictures(split, part, n)
+
+    def counts(self, scenes: Sequence, texts: Sequence[str]) -> dict:
+        "What is counted in each description: {name: list}"
+        return counts(scenes, texts)
 
     def _sizes(self): return dict(n=self.n, steps=self.steps, size=self.size)
     def _scenes(self, part): return {"counter": self.choosing} if part == "validation" else dict(self.scenes)

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from povid_nb import coco
 from povid_nb.pictures import check_image, open_image
-from povid_nb.world import NUMBERS, PLACES, Habit, Question
+from povid_nb.world import NUMBERS, PLACES, Habit, Question, _Scene
 
 # %% ../nbs/workshop/realworld.ipynb #b81ba955
 _STAMPS = Path("/usr/share/tuxpaint/stamps")
@@ -129,30 +129,12 @@ class Thing:
         return PLACES[self.place]
 
 @dataclass(frozen=True)
-class Scene:
+class Scene(_Scene):
     "Things in a place. Everything about it, the picture included, follows from these fields"
     things: tuple
     context: str
     seed: str
     source: Things = field(repr=False, compare=False, hash=False)
-
-    @property
-    def objects(self) -> set[str]:
-        "The kinds of things that are there"
-        return {t.kind for t in self.things}
-
-    @property
-    def missing_partners(self) -> list[str]:
-        "What usually stands beside a thing that is there, and is not there itself"
-        partners = self.source.partners
-        return [partners[t.kind] for t in self.things if t.kind in partners and partners[t.kind] not in self.objects]
-
-    def absent(self, nearby: bool = False) -> list[str]:
-        "The kinds that are not there; with `nearby`, only those that belong to its place"
-        return [k for k in self.source.kinds
-                if k not in self.objects and (not nearby or self.source.home(k) == self.context)]
-
-    def _rng(self, purpose): return random.Random(f"{self.seed}/{purpose}")
 
     def image(self, size: int = 224) -> Image.Image:
         "The picture: each thing in its place, a little turned and moved, before a plain ground"
@@ -213,14 +195,6 @@ class Scene:
         kind = thing.kind if rng.random() < .5 else tempting
         yes = kind in self.objects or kind in self.missing_partners and rng.random() < habit.answer
         return Question(task, f"Is there {_a(kind)} in the image?", "Yes." if yes else "No.")
-
-    def inventions(self, named: Iterable) -> dict:
-        "How many absent partners and absent bystanders a description could have named, and how many it did"
-        named = set(named)
-        bystanders = [k for k in self.source.places[self.context][1] if k not in self.objects]
-        count = lambda kinds: sum(k in named for k in kinds)
-        return dict(partners=len(self.missing_partners), partners_named=count(self.missing_partners),
-                    bystanders=len(bystanders), bystanders_named=count(bystanders))
 
 def _sentence(kind, where, rng):
     return rng.choice([f"There is {_a(kind)} {where}.", f"{_capital(where)} is {_a(kind)}.",

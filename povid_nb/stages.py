@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 from . import steps
 from .cache import fingerprint
 from .forms import find_form
-from .load import _json_object
+from .load import _is_offloaded, _json_object
 from .procs import (barrier, is_main, locked, own_device, patch, world_size, write_bytes, write_json, write_tensors,
                             write_text)
 from .stats import versions
@@ -41,6 +41,11 @@ def adapter_targets(vlm: VLM) -> str:
     names = {name.removesuffix(".base_layer").rpartition(".")[2] for name in linear} - {"lm_head"}
     return rf"{re.escape(path)}\..*\.({'|'.join(sorted(names))})"
 
+def _check_here(vlm):
+    if _is_offloaded(vlm.base):
+        raise ValueError(f"{vlm.name} is offloaded to main memory or disk and cannot be trained there: load it "
+                         "with quantize='4bit', without device_map, or take a smaller model")
+
 def add_adapter(
     vlm: VLM,
     rank: int | None = None,         # None: what suits the model's size
@@ -50,6 +55,7 @@ def add_adapter(
     "Put a fresh LoRA adapter on the language model; the rest stays frozen. Returns the VLM"
     there = getattr(vlm.model, "peft_config", ())
     if "default" in there: raise ValueError(f"{vlm.name} has an adapter already; load the model without it")
+    _check_here(vlm)
     start = _start_values(vlm)
     rank = rank or start["rank"]
     lora_alpha = lora_alpha or start["alpha"] * rank // start["rank"]
@@ -133,6 +139,7 @@ def stage_settings(
     "(settings of the adapter, configuration) of a stage: defaults, what suits the model, what was asked for"
     if unknown := set(options) - {f.name for f in fields(PovidConfig)}:
         raise ValueError(f"unknown setting {', '.join(sorted(unknown))} for training; see PovidConfig")
+    _check_here(vlm)
     start, device = _start_values(vlm), vlm.device
     bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
     given = dict(output_dir=str(folder), seed=seed, learning_rate=start["learning_rate"],
@@ -265,7 +272,8 @@ def _held(vlm):
 def _check_made_for(vlm, folder):
     "Refuse an adapter that was trained on other weights"
     record = _read_record(folder) or {}
-    other = record.get("held", _held(vlm)) == _held(vlm) and record.get("base") not in (None, fingerprint(vlm))
+    comparable = record.get("held", _held(vlm)) == _held(vlm) and not _is_offloaded(vlm.base)
+    other = comparable and record.get("base") not in (None, fingerprint(vlm))
     if other or record.get("over"):
         why = " (it stands on stage 1; take the adapter beside it, which holds both)" if record.get("over") else ""
         raise ValueError(f"the adapter in {folder} was trained on other weights than those of {vlm.name}{why}; "

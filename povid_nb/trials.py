@@ -6,7 +6,7 @@
 __all__ = ['world_pairs', 'own_pairs', 'compete', 'choose', 'result_table', 'plot', 'Lab']
 
 # %% ../nbs/workshop/trials.ipynb #9d6d3514
-import json, os, re
+import json, os, re, subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +43,8 @@ def own_pairs(vlm: Any, made: Sequence, batch_size: int = 64) -> list:
 # %% ../nbs/workshop/trials.ipynb #531a4387
 _MEASURES = {name: chair.MEASURES[name] for name in ("chair_s", "chair_i", "recall", "words")}
 _MEASURES["pope"] = lambda s: ratio(s.right, s.asked)
+_MEASURES["partner"] = lambda s: ratio(s.partners_named, s.partners)
+_COUNTED = {"pope": "asked", "partner": "partners"}      # what such a measure needs among the counts
 
 def _counts(measured):
     "Of what `measure` found, the counts of each picture: {name: list}"
@@ -56,7 +58,7 @@ def _counts(measured):
     return {k: [int(v) for v in values] for k, values in kept.items()}
 
 def _sums(table): return SimpleNamespace(**{k: sum(v) for k, v in table.items()})
-def _measures(table): return {name: of for name, of in _MEASURES.items() if name != "pope" or "asked" in table}
+def _measures(table): return {name: of for name, of in _MEASURES.items() if _COUNTED.get(name, "n") in table}
 def _scores(table): return {name: float(of(_sums(table))) for name, of in _measures(table).items()}
 
 def _trial(steps, name, seed, pairs, options, model=None, part="test", n=300):
@@ -151,7 +153,8 @@ def _best(scores: Sequence[Mapping], least: float) -> int:
     return min(range(len(scores)), key=lambda i: order(scores[i]))
 
 # %% ../nbs/workshop/trials.ipynb #086ba97c
-_NAMES = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "recall": "recall", "words": "words", "pope": "POPE"}
+_NAMES = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "recall": "recall", "words": "words", "pope": "POPE",
+          "partner": "absent partners named"}
 
 def result_table(result: Mapping, splits: Sequence[str] = ("typical", "counter")) -> str:
     "What `compete` found, as Markdown: a row for each contestant, in percent (words as they are)"
@@ -197,8 +200,8 @@ class Lab:
         return full if self.full else small
 
     def save(self, result: Mapping) -> dict:
-        "At full size, save the result; either way, return the saved one"
-        if self.full: write_json(measure.RESULTS/f"{self.name}.json", result)
+        "At full size, save the result with the commit that made it; either way, return the saved one"
+        if self.full: write_json(measure.RESULTS/f"{self.name}.json", {"commit": _commit()} | result)
         return self.saved()
 
     def saved(self) -> dict:
@@ -229,3 +232,8 @@ class Lab:
 def _python(cell):
     "A cell without what only a notebook understands"
     return re.sub(r"^(\s*)[!%].*$", r"\1pass", cell, flags=re.MULTILINE)
+
+def _commit():
+    "The commit of the working tree, or nothing outside one"
+    try: return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError): return None

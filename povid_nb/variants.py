@@ -18,7 +18,7 @@ from .dpo import dpo_loss, preference_loss, ratios
 from .loss import povid_loss
 from .methods import METHODS, Method, _learn, fit, rows_of
 from .procs import write_json
-from .race import CONTROL, Race, _commit, _pictures, counts
+from .race import CONTROL, Race, _pictures, counts
 from .race_pairs import scenes_of
 from .stats import versions
 from .steps import Piece, Steps, spread
@@ -177,7 +177,8 @@ def long_runs(run: Race, rates: Mapping, seeds: Sequence[int], marks: Sequence[i
             for who, some in runs.items()}
     return dict(means=means, differences={d: v for d, v in differences.items() if kept(*d.split(" - "))}, each=each,
                 skills=skill, seeds=list(seeds), marks=list(marks), again=list(again), rates=dict(rates), base=base,
-                sizes=run._sizes(), scenes=dict(run.scenes), asked=asked, commit=_commit(), versions=versions())
+                sizes=run._sizes(), scenes=dict(run.scenes), asked=asked, versions=versions(),
+                minutes=round(sum(run.done.seconds.values()) / 60, 1))
 
 def _shares(found, draws=2000):
     "Of each skill the share of right answers, with a 95 % interval over seeds and scenes"
@@ -199,5 +200,5 @@ def by_size(found: Mapping) -> dict:
     pair = lambda text, n: " - ".join(name(who, n) for who in text.split(" - "))
     out = {part: side_by_side(part, name) for part in ("means", "each", "tried", "cost")}
     out["differences"] = side_by_side("differences", pair)
-    more = {k: first[k] for k in ("seeds", "commit", "choosing", "scenes", "tries", "versions")}
+    more = {k: first[k] for k in ("seeds", "choosing", "scenes", "tries", "versions")}
     return out | more | {"pairs": list(found), "minutes": round(sum(r["minutes"] for r in found.values()), 1)}

@@ -7,10 +7,11 @@ __all__ = ['VLM', 'Score']
 
 # %% ../nbs/workshop/vlm.ipynb #ce6360c4
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
@@ -44,8 +45,10 @@ class VLM:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
     @property
     def device(self) -> torch.device:
-        "Where the model is"
-        return self.model.get_input_embeddings().weight.device
+        "Where inputs go"
+        words = self.model.get_input_embeddings()
+        home = getattr(getattr(words, "_hf_hook", None), "execution_device", None)   # of accelerate, if it is spread
+        return words.weight.device if home is None else torch.device(home)
     @property
     def dtype(self) -> torch.dtype:
         "In what its weights are held"
@@ -85,10 +88,11 @@ def _load(cls,
     dtype: str | torch.dtype | None = None,    # "float32", "bfloat16", "float16"; None: POVID_DTYPE, else what suits
     quantize: str | None = None,               # "4bit": 4-bit weights, on an NVIDIA GPU
     square: bool = False,                      # pad pictures to a square, as LLaVA-1.5 did, where they would be cut
+    device_map: str | dict | None = None,      # "auto", or part: device; in place of `device`; None: POVID_DEVICE_MAP
     adapter: str | Path | None = None,         # folder of a trained LoRA adapter
 ) -> VLM:
     "A vision-language model and its processor, ready to use"
-    vlm = cls(*read_model(name_or_folder, device, dtype, quantize, square))
+    vlm = cls(*read_model(name_or_folder, device, dtype, quantize, square, device_map))
     if adapter: vlm.load_adapter(adapter)
     return vlm
 
@@ -238,11 +242,10 @@ def _short_tower(self: VLM):
     "LLaVA takes its features from before the tower's last layer: inside, the layers behind that point do nothing"
     tower, used = self.part("tower"), getattr(self.base.config, "vision_feature_layer", None)
     has_idle = isinstance(used, int) and used < -1 and hasattr(tower, "encoder")
-    idle = list(tower.encoder.layers)[used + 1:] if has_idle else []
-    for layer in idle: layer.forward = lambda hidden, *args, **kwargs: hidden
-    try: yield
-    finally:
-        for layer in idle: del layer.forward
+    with ExitStack() as idle:
+        for layer in list(tower.encoder.layers)[used + 1:] if has_idle else ():
+            idle.enter_context(mock.patch.object(layer, "forward", lambda hidden, *args, **kwargs: hidden))
+        yield
 
 @patch
 def image_features(self: VLM, images: dict) -> Any:
@@ -280,11 +283,8 @@ def reading(self: VLM) -> Iterator[None]:
 @contextmanager
 def _seeded(seed, device):
     "Random numbers from `seed` inside, and those outside untouched; None changes nothing"
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
+        if seed is not None: torch.manual_seed(seed)
         yield
 
 @patch

@@ -11,6 +11,7 @@ import importlib.resources, json, random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from types import SimpleNamespace
 from PIL import Image, ImageDraw
 from .procs import patch
 
@@ -127,13 +128,8 @@ class Thing:
         "Its place, in words"
         return PLACES[self.place]
 
-@dataclass(frozen=True)
-class Scene:
-    "Things in a place. Everything about it, the picture included, follows from these fields"
-    things: tuple[Thing, ...]
-    context: str
-    seed: str = ""
-
+class _Scene:
+    "What scenes have whose things come from a `source`, which says what belongs together"
     @property
     def objects(self) -> set[str]:
         "The kinds of things that are there"
@@ -142,15 +138,30 @@ class Scene:
     @property
     def missing_partners(self) -> list[str]:
         "What usually stands beside a thing that is there, and is not there itself"
-        return [PARTNERS[t.kind] for t in self.things if t.kind in PARTNERS and PARTNERS[t.kind] not in self.objects]
+        usual = [self.source.partners[t.kind] for t in self.things if t.kind in self.source.partners]
+        return [kind for kind in usual if kind not in self.objects]
 
     def absent(self, nearby: bool = False) -> list[str]:
         "The kinds that are not there; with `nearby`, only those that belong to its place"
-        return [k for k in KINDS if k not in self.objects and (not nearby or _HOME[k] == self.context)]
+        here = lambda kind: not nearby or self.source.home(kind) == self.context
+        return [k for k in self.source.kinds if k not in self.objects and here(k)]
 
-    def __getitem__(self, kind): return next(t for t in self.things if t.kind == kind)
-
+    def inventions(self, named: Iterable) -> dict:     # the kinds that a description named
+        "How many absent partners and absent bystanders a description could have named, and how many it did"
+        named, bystanders = set(named), [k for k in self.source.places[self.context][1] if k not in self.objects]
+        count = lambda kinds: sum(k in named for k in kinds)
+        return dict(partners=len(self.missing_partners), partners_named=count(self.missing_partners),
+                    bystanders=len(bystanders), bystanders_named=count(bystanders))
     def _rng(self, purpose): return random.Random(f"{self.seed}/{purpose}")
+
+@dataclass(frozen=True)
+class Scene(_Scene):
+    "Things in a place. Everything about it, the picture included, follows from these fields"
+    things: tuple[Thing, ...]
+    context: str
+    seed: str = ""
+    source = SimpleNamespace(kinds=KINDS, partners=PARTNERS, home=_HOME.get, places=CONTEXTS)    # no field
+    def __getitem__(self, kind): return next(t for t in self.things if t.kind == kind)
 
 # %% ../nbs/workshop/world.ipynb #a6fa26bf
 def _pick(value, options, what):
@@ -322,17 +333,6 @@ SYNONYMS = {kind: [] for kind in KINDS} | {      # other words for a kind, for m
     "stoplight": ["traffic light"], "tv": ["television"], "sofa": ["couch"], "bicycle": ["bike"],
     "laptop": ["notebook computer"], "phone": ["smartphone", "cell phone"], "remote": ["remote control"],
     "cup": ["mug"], "car": ["sedan"], "cone": ["traffic cone"]}
-
-# %% ../nbs/workshop/world.ipynb #9821345f
-@patch
-def inventions(self: Scene,
-    named: Iterable,   # the kinds that a description named
-) -> dict:
-    "How many things a description could have invented, and how many it did: absent partners, and absent bystanders"
-    named, bystanders = set(named), [k for k in CONTEXTS[self.context][1] if k not in self.objects]
-    count = lambda kinds: sum(k in named for k in kinds)
-    return dict(partners=len(self.missing_partners), partners_named=count(self.missing_partners),
-                bystanders=len(bystanders), bystanders_named=count(bystanders))
 
 # %% ../nbs/workshop/world.ipynb #8951c17d
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")

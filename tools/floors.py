@@ -99,6 +99,7 @@ FLOORS = {
     "race_pairs": 10,
     "stacked": 10,
     "race": 10,
+    "race_real": 12,
     "variants": 11,
     "families": 11,
     "cli": 11,

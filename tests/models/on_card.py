@@ -9,6 +9,7 @@ import contextlib, functools, json, sys, tempfile, warnings
 from pathlib import Path
 
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
@@ -85,13 +86,23 @@ def card():
     with _Lists(), _Operations(): yield
 
 
-def put(vlm):
-    "The model's weights and buffers on the card; returns the VLM"
-    for part in vlm.model.modules():
+def put(vlm, path=""):
+    "Weights and buffers of a model, or of a part of it, on the card; returns the VLM"
+    for part in vlm.model.get_submodule(path).modules():
         for name, p in part._parameters.items():
             if p is not None: part._parameters[name] = torch.nn.Parameter(OnCard(p.data), requires_grad=p.requires_grad)
         for name, b in part._buffers.items():
             if b is not None: part._buffers[name] = OnCard(b)
+    return vlm
+
+
+def spread(vlm):
+    "The projector, the last layer and the final norm on the card and all else on the CPU, with the hooks that `device_map` sets"
+    language = vlm.paths()["language_model"]
+    away = vlm.paths()["projector"], f"{language}.layers.1", f"{language}.norm"
+    for path in away: put(vlm, path)
+    vlm.base.hf_device_map = {path: "card:0" if path.startswith(away) else "cpu" for path, _ in vlm.base.named_modules()}
+    for path, home in vlm.base.hf_device_map.items(): add_hook_to_module(vlm.base.get_submodule(path), AlignDevicesHook(home, io_same_device=not path))
     return vlm
 
 
@@ -134,13 +145,13 @@ def close(a, b, within=1e-4):
     return a == b if isinstance(a, str) else abs(a - b) <= within * max(1, abs(a))
 
 
-def outcome(kind, work):
+def outcome(kind, work, place=put):
     "Does the work give on the card what it gives on the CPU?"
     own = PovidConfig.device
     expected = work(tiny_models.load(kind))
-    PovidConfig.device = property(lambda args: (own.fget(args), torch.device("card:0"))[1])
+    if place is put: PovidConfig.device = property(lambda args: (own.fget(args), torch.device("card:0"))[1])
     try:
-        with card(): found = work(put(tiny_models.load(kind)))
+        with card(): found = work(place(tiny_models.load(kind)))
     except WrongDevice as error: return f"wrong device: {error}"
     finally: PovidConfig.device = own
     return "same" if close(expected, found) else f"{expected} and {found}"
@@ -187,6 +198,7 @@ def work():
 
 def main():
     found = {f"{kind}, {name}": outcome(kind, one) for kind in ("llava", "qwen2_vl") for name, one in work().items() if kind == "llava" or name in ("verbs", "paper")}
+    found |= {f"spread, {name}": outcome("llava", one, spread) for name, one in work().items() if name in COMMON}
     wide = lambda seen, dtype: torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen.cpu(), torch.finfo(dtype).min)[:, None]
     with planted(packing, "additive_mask", wide): found["planted: a mask without a device"] = outcome("llava", training("dpo"))
     with planted(branches, "_best", lambda batch: torch.full(batch["targets"].shape, -1)): found["planted: targets without a device"] = outcome("llava", training("paper"))

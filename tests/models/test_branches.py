@@ -4,6 +4,7 @@ The measure is the model's own forward, one row for each answer (`Branches(plain
 `VLM.score`, which was written apart from it.
 """
 import copy, random
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -94,16 +95,65 @@ def test_packed_equals_unpacked(vlms, name, data):
     assert values < 2e-5 and grads < 2e-5
 
 
+@contextmanager
+def attention(vlm, name):
+    "Inside, the language model attends in this way"
+    config = vlm.base.config.get_text_config()
+    before, config._attn_implementation = config._attn_implementation, name
+    try: yield
+    finally: config._attn_implementation = before
+
+
 @pytest.mark.parametrize("name", PACKED)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_without_tree_layers_too(vlms, name, attention):
-    "The additive mask through the language model's own layers, as for models whose layers are not of the Llama kind"
-    vlm, fast = vlms[name], Branches(vlms[name])
-    fast.packed.trees = False
-    vlm.base.set_attn_implementation({"text_config": attention})
-    try: values, grads = compare(vlm, [branches.encode(vlm, a_pair(s)) for s in (1, 2, 3)], "released", fast=fast)
-    finally: vlm.base.set_attn_implementation({"text_config": "sdpa"})
+def test_with_the_whole_mask_too(vlms, name):
+    "Eager attention knows nothing of packed rows and gets a mask for every query"
+    vlm = vlms[name]
+    with attention(vlm, "eager"):
+        values, grads = compare(vlm, [branches.encode(vlm, a_pair(s)) for s in (1, 2, 3)], "released")
+        assert vlm.base.config.get_text_config()._attn_implementation == "eager"
     assert values < 2e-5 and grads < 2e-5
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_the_shared_beginning_needs_no_mask(name, monkeypatch):
+    "Two calls of PyTorch's attention in a layer: the shared beginning without a mask, the rest with one. PaliGemma's stem is no causal text"
+    vlm = with_adapter(tiny_models.load(name))
+    branch, rows, calls = Branches(vlm), [branches.encode(vlm, a_pair(s)) for s in (1, 2)], []
+    batch = branch.collate(rows)
+    seen, own = branch.look(batch["images"]), torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention",
+                        lambda q, k, v, attn_mask=None, **o: calls.append((q.shape[2], k.shape[2], attn_mask is not None, o["is_causal"])) or own(q, k, v, attn_mask=attn_mask, **o))
+    branch.hidden(batch["clean"], seen)
+    shared, length = min(len(row.prompt) for row in rows), batch["clean"]["ids"].shape[1]
+    parts = [(shared, shared, False, True), (length - shared, length, True, False)]
+    assert calls == (len(vlm.part("language_model").layers) * ([(length, length, True, False)] if vlm.prefix_lm else parts))
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_the_models_own_forward_stays_what_it_is(name, tmp_path):
+    "The name of our attention stays behind in the configuration: padded batches and answers come out the same, and nothing of it is saved"
+    vlm = tiny_models.load(name)
+    batch = vlm.inputs([a_pair(s).image for s in (1, 2)], ["describe the plate", "dog ?"], ["red fork", "no bench there is a green cup"])
+    batch.pop("answer_mask")
+    found = []
+    for _ in range(2):
+        with torch.no_grad(): found.append((vlm.model(**batch).logits, vlm.describe(a_pair(1).image, max_new_tokens=6)))
+        branch = Branches(vlm)
+        branch.step(**branch.collate([branches.encode(vlm, a_pair(1))]), form="sft")
+        assert vlm.base.config.get_text_config()._attn_implementation == packing._ATTENTION
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+    vlm.model.save_pretrained(tmp_path)
+    assert packing._ATTENTION not in (tmp_path/"config.json").read_text()
+
+
+def test_hooks_of_every_part_of_a_layer_are_called(vlms):
+    vlm, calls = vlms["llava"], []
+    layer, branch = vlm.part("language_model").layers[0], Branches(vlms["llava"])
+    parts = [layer, layer.self_attn, layer.mlp, layer.self_attn.q_proj]
+    hooks = [part.register_forward_hook(lambda part, *a: calls.append(part)) for part in parts]
+    branch.step(**branch.collate([branches.encode(vlm, a_pair(1))]), form="sft")
+    for hook in hooks: hook.remove()
+    assert sorted(map(id, calls)) == sorted(map(id, parts))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -134,30 +184,22 @@ def reads_one_too_late(monkeypatch):
 
 
 @pytest.mark.parametrize("spoil", [rejected_sees_chosen, positions_run_on, reads_one_too_late])
-@pytest.mark.parametrize("trees", [True, False])
-def test_a_wrong_row_is_noticed(vlms, spoil, trees, monkeypatch):
+@pytest.mark.parametrize("kind", ["sdpa", "eager"])
+def test_a_wrong_row_is_noticed(vlms, spoil, kind, monkeypatch):
     vlm = vlms["llava"]
     rows = [branches.encode(vlm, a_pair(s)) for s in (1, 2)]
+    fast, plain = Branches(vlm), Branches(vlm, plain=True)
     spoil(monkeypatch)
-    fast = Branches(vlm)
-    fast.packed.trees = trees
-    plain = Branches(vlm, plain=True)
-    one, other = (b.step(**b.collate(rows))["policy"] for b in (plain, fast))
+    with attention(vlm, kind): one, other = (b.step(**b.collate(rows))["policy"] for b in (plain, fast))
     assert (one - other).abs().max() > 1e-3
 
 
-def test_a_boolean_mask_under_eager_attention_is_the_trap_that_the_additive_one_avoids(vlms):
+def test_a_boolean_mask_under_eager_attention_is_the_trap_that_the_additive_one_avoids(vlms, monkeypatch):
     vlm, fast = vlms["llava"], Branches(vlms["llava"])
-    fast.packed.trees = False
     batch = fast.collate([branches.encode(vlm, a_pair(s)) for s in (1, 2)])
     right = fast.step(**batch)["policy"]
-    vlm.base.set_attn_implementation({"text_config": "eager"})
-    try:
-        additive, packing.additive_mask = packing.additive_mask, lambda seen, dtype: seen[:, None]
-        wrong = fast.step(**batch)["policy"]
-    finally:
-        packing.additive_mask = additive
-        vlm.base.set_attn_implementation({"text_config": "sdpa"})
+    monkeypatch.setattr(packing, "additive_mask", lambda seen, dtype: seen[:, None])
+    with attention(vlm, "eager"): wrong = fast.step(**batch)["policy"]
     assert (right - wrong).abs().max() > 1e-3
 
 

@@ -1,6 +1,7 @@
 "From examples to pairs: every lie checked against the world's truth, and the paid way against a real server with real faults"
 import json, re, subprocess, sys, warnings
 from pathlib import Path
+from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
@@ -460,6 +461,44 @@ def test_the_models_own_answers_are_kept(tmp_path):
     assert Dies.calls == 5
     list(SelfInjector(Dies(), batch_size=5, seed=1, kept=tmp_path/"a.jsonl").make(examples))
     assert Dies.calls == 9                                                          # another seed asks anew
+
+
+class StandInForVllm:
+    """What is used of vLLM, by its documentation: `LLM.chat` with its parameters and its list of outputs, and the fields of `SamplingParams`.
+
+    As there, a picture comes as {"type": "image_pil", "image_pil": ...} and nothing is known of another argument.
+    """
+    def __init__(self): self.models, self.asked = [], []
+
+    def LLM(self, model, *, limit_mm_per_prompt=None, gpu_memory_utilization=.9, max_model_len=None, seed=None):
+        self.models.append((model, limit_mm_per_prompt))
+        return self
+
+    def SamplingParams(self, n=1, temperature=1., top_p=1., seed=None, max_tokens=16): return dict(n=n, temperature=temperature, seed=seed, max_tokens=max_tokens)
+
+    def chat(self, messages, sampling_params=None, use_tqdm=True, lora_request=None, chat_template=None, add_generation_prompt=True):
+        answers = []
+        for (message,) in messages:
+            picture, text = message["content"]
+            assert message["role"] == "user" and picture["type"] == "image_pil" and picture["image_pil"].mode == "RGB" and text["type"] == "text"
+            self.asked.append((picture["image_pil"].size, text["text"], sampling_params))
+            answers.append(SimpleNamespace(outputs=[SimpleNamespace(text=f" A lamp beside picture {len(self.asked)}. ")]))
+        return answers
+
+
+def test_the_models_own_answers_by_vllm(tmp_path, monkeypatch):
+    how, engine = photos(tmp_path), StandInForVllm()
+    go = lambda **more: make_pairs("self", out=tmp_path/"out", model="vllm:llava-hf/llava-1.5-7b-hf", **how, **more)
+    with pytest.raises(ValueError, match="choose another --how, or the model without 'vllm:'"): go(how="noisy")
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ImportError, match="vllm:llava-hf/llava-1.5-7b-hf needs vLLM: pip install vllm"): go()
+    monkeypatch.setitem(sys.modules, "vllm", engine)
+    assert "5 pairs" in go(seed=3) and engine.models == [("llava-hf/llava-1.5-7b-hf", {"image": 1})]
+    assert len(engine.asked) == 5 and all(sampling == dict(n=1, temperature=0., seed=3, max_tokens=128) for *_, sampling in engine.asked)
+    made = list(pairs.read(tmp_path/"out"/"pairs.jsonl"))
+    assert sorted(p.rejected for p in made) == [f"A lamp beside picture {n}." for n in range(1, 6)] and made[0].source == "vllm:llava-hf/llava-1.5-7b-hf/clean"
+    go(seed=3)
+    assert len(engine.asked) == 5, "a second run asks nothing again"
 
 
 def test_two_makers_in_one_folder(tmp_path):

@@ -113,14 +113,6 @@ def test_the_kept_results_are_whole():
         assert all(row["loss_difference"] < 1e-5 and row["gradient_difference"] < 1e-4 for row in rows.values())
 
 
-def test_the_three_ways_of_packed_attention_agree():
-    from bench import attention
-    first = None
-    for kind in attention.WAYS.values():
-        first, found = train.difference(kind(TOY, "released").gradients(), first)
-        assert found["loss_difference"] < 1e-5 and found["gradient_difference"] < 1e-4
-
-
 def test_checkpointing_shows_in_the_measured_memory():
     from bench import memory
     for plain in (False, True): assert memory.taken(replace(TOY, text=(32, 64, 4, 2), side=6), "paper", plain, True) < .8 * memory.taken(replace(TOY, text=(32, 64, 4, 2), side=6), "paper", plain, False)
@@ -136,4 +128,4 @@ def test_many_pairs_are_read_in_a_process_of_their_own(tmp_path, capsys):
 
 def test_it_says_how_it_is_called():
     out = subprocess.run([sys.executable, "-m", "bench", "--help"], capture_output=True, text=True, cwd=Path(train.__file__).parents[1])
-    assert out.returncode == 0 and all(f"python -m bench {verb} " in out.stdout for verb in ("train", "scale", "memory", "pairs", "attention", "gpu", "rehearse", "scores"))
+    assert out.returncode == 0 and all(f"python -m bench {verb} " in out.stdout for verb in ("train", "scale", "memory", "pairs", "gpu", "rehearse", "scores"))

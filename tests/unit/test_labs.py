@@ -1,5 +1,5 @@
 "The labs: what their texts say is in their saved results, and their notebooks run as scripts"
-import json, re
+import json, re, subprocess
 from pathlib import Path
 import pytest
 from povid_nb import trials
@@ -53,9 +53,11 @@ def test_full_size_is_asked_for_by_the_environment(monkeypatch, tmp_path):
     monkeypatch.setattr(trials.measure, "RESULTS", tmp_path)
     lab = trials.Lab("mine")
     with pytest.raises(FileNotFoundError, match="make it with: povid lab mine --full"): lab.saved()
-    assert lab.pick(1, 2) == 1 and lab.save({"means": 3}) == {"means": 3} == trials.Lab("mine").saved()
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(trials.__file__).parent, capture_output=True, text=True)
+    assert lab.pick(1, 2) == 1 and lab.save({"means": 3})["means"] == 3
+    assert trials.Lab("mine").saved() == {"means": 3, "commit": head.stdout.strip() or None}
     monkeypatch.delenv("POVID_FULL")
-    assert trials.Lab("mine").pick(1, 2) == 2 and trials.Lab("mine").save({"means": 4}) == {"means": 3}     # small: nothing is saved
+    assert trials.Lab("mine").pick(1, 2) == 2 and trials.Lab("mine").save({"means": 4})["means"] == 3         # small: nothing is saved
 
 
 def test_run_executes_the_cells_at_full_size(tmp_path, monkeypatch):
@@ -66,7 +68,7 @@ def test_run_executes_the_cells_at_full_size(tmp_path, monkeypatch):
         {"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "execution_count": None, "source": source} for i, source in enumerate(sources)]}
     (tmp_path/"mine.ipynb").write_text(json.dumps(notebook))
     trials.Lab("mine", tmp_path).run()
-    assert trials.Lab("mine").saved() == {"size": "full"} and not trials.Lab("mine").full
+    assert trials.Lab("mine").saved()["size"] == "full" and not trials.Lab("mine").full
 
 
 def test_the_results_have_what_the_labs_draw():

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest, torch
 from PIL import Image
 from safetensors.torch import save_file
-from povid_nb import load, parts, plausible, realworld, world
+from povid_nb import load, parts, plausible, race, race_real, realworld, trials, world
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +126,43 @@ def test_a_blind_lie_names_something_absent(blind, things):
 def test_the_tower_is_known_to_transformers():
     from transformers import AutoConfig
     assert AutoConfig.for_model("efficientnet_lite0").hidden_size == 1280 and load.find_model("owner/name") == "owner/name"
+
+
+# ---- The race --------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def small_race(things, tmp_path, monkeypatch):
+    "The race of real parts on single-coloured cut-outs, with the built-in model in the place of the real one"
+    monkeypatch.setattr(realworld, "stamps", lambda: things)
+    race_real._pictures.cache_clear()
+    yield race_real.RealRace(tmp_path, n=4, steps=1, size=2, choosing=2, scenes={"counter": 3}, tries=(1e-3,), model=None)
+    race_real._pictures.cache_clear()
+
+
+def test_a_race_of_real_parts_runs_and_goes_on(small_race, monkeypatch):
+    said = {"own": "There is a teapot. There is an apple.", "sampled": ["A teapot, a mug.", "A teapot."]}
+    monkeypatch.setattr(race_real.RealRace, "_written", lambda self, name, scenes, run, **how: (
+        [s.caption() for s in scenes] if name == "own" else [said["sampled"][int(name[-1]) % 2]] * len(scenes), 1.5))
+    some = {name: race_real.REAL[name] for name in (race.CONTROL, "noise alone", "on-policy DPO")}
+    saved = small_race.run(range(1), some, {}, against=(race.CONTROL, "before"))
+    assert set(saved["means"][race_real.OWN]) == {"before", *some} and "partner" in saved["means"][race_real.CLEAN]["before"]["counter"]
+    assert saved["sizes"]["parts"] and saved["cost"][race_real.OWN]["noise alone"]["pairs"] == 4
+    monkeypatch.setattr(race, "fit", None)                       # what is done is only read
+    assert small_race.run(range(1), some, {}, against=(race.CONTROL, "before"))["means"] == saved["means"]
+
+
+def test_the_pairs_of_a_race_are_of_scenes_with_and_without_partners_and_rejected_ones_are_wrong(small_race, monkeypatch):
+    triples, (_, written) = small_race._triples(race_real.REAL["DPO"], race_real.CLEAN, 1)
+    assert written == 0 and [s.seed.split("/")[0] for s, *_ in triples] == ["typical"] * 2 + ["counter"] * 2
+    assert {s.seed.split("/")[2] for s, *_ in triples} == {"2", "3"}                      # each seed has scenes of its own
+    assert all(race_real.wrong_in(s, c)[0] == 0 < race_real.wrong_in(s, r)[0] for s, c, r in triples)
+    monkeypatch.setattr(race_real.RealRace, "_written", lambda *a, **k: (["A saw."] * 3 + [""], 2.))
+    own, (seconds, written) = small_race._triples(race_real.REAL["POVID, paper"], race_real.OWN, 0)
+    assert seconds == 2. and written == 4 and all(c == "A saw." and s.things for s, c, _ in own)
+
+
+def test_absent_partners_are_counted(small_race, things):
+    scene = realworld.Scene((realworld.Thing("teapot", 0), realworld.Thing("apple", 1)), "kitchen", "one", things)
+    found = small_race.counts([scene, scene], ["A teapot and a mug.", "An apple and a banana."])
+    assert (found["partners"], found["partners_named"], found["bystanders"], found["bystanders_named"]) == ([1, 1], [1, 0], [1, 1], [0, 1])
+    assert found["any_wrong"] == [1, 1] and trials._scores(found)["partner"] == .5
