@@ -160,3 +160,28 @@ def _is_a_yes(fn):
     assert not try_it(quiet, quiet), "recall is six points lower, and clear of zero: this form of noise only says less"
     kept = d((-.1, -.15, -.05), (-.01, -.03, .01))
     _expect("recall one point lower, zero in its interval", try_it(kept, kept), True)
+
+# %% ../nbs/workshop/checks_labs.ipynb #7c3e5a19
+@_exercise
+def _pooled(fn):
+    "Several small experiments as one: the mean of their differences, weighted by how sure each is, and its interval"
+    def came(*experiments):
+        found = fn([list(e) for e in experiments])
+        assert found is not None and len(found) == 3, f"return three numbers (mean, low, high), not {found!r}"
+        return [float(value) for value in found]
+    near = lambda a, b: abs(a - b) < 1e-4
+    mean, low, high = came((-.1, -.2, 0.))
+    assert near(mean, -.1) and near(low, -.2) and near(high, 0.), \
+        f"a single experiment is its own result: (-.1, -.2, 0) became ({mean:.3f}, {low:.3f}, {high:.3f})"
+    mean, low, high = came(*[(-.1, -.2, 0.)] * 4)
+    _expect("four equal experiments: the mean", mean, -.1, 1e-4)
+    assert not near(high - low, .2), "four equal experiments know more than one: their interval is as wide as before"
+    assert not near(high - low, .05), "the half width falls with the square root of the number of experiments"
+    _expect("four equal experiments: half as wide", high - low, .1, 1e-4)
+    mean, low, high = came((-.2, -.25, -.15), (0., -.1, .1))
+    assert not near(mean, -.1), "all experiments count the same: one with half the width should count four times"
+    assert not near(mean, -.4 / 3), "the weight is one over the width: it should be one over its square"
+    assert mean < -.1, "the less sure experiment counts more: the weight is one over the squared width"
+    _expect("an interval half as wide counts four times: the mean", mean, -.16, 1e-4)
+    _expect("the half width, one over the root of the sum of 1 / width^2", (high - low) / 2, .05 / 1.25**.5, 1e-4)
+    assert near((low + high) / 2, mean), "the pooled mean should be in the middle of its interval"

@@ -101,6 +101,7 @@ FLOORS = {
     "race": 10,
     "race_real": 12,
     "variants": 11,
+    "families": 11,
     "cli": 11,
     "shell": 9,
     "demo": 12,
