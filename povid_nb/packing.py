@@ -89,7 +89,7 @@ def _attend(module, query, key, value, attention_mask, **options):
     behind, _ = sdpa_attention_forward(module, query[:, :, n:], key, value, attention_mask, **options)
     return torch.cat([stem, behind], 1), None
 
-def _note(layer, args, kwargs): layer.mlp.read_at = kwargs.get("read_at")
+def _note(attention, args, kwargs): attention.followed_by[0].read_at = kwargs.get("read_at")
 
 def _shorten(mlp, args):
     "Before the last feed-forward part: the positions that are read, and no others"
@@ -104,9 +104,9 @@ def _lengthen(mlp, args, out):
 
 def _cut_last(layer):
     "Let a layer that is given `read_at=(places, rows, length)` compute its feed-forward part at these places alone"
-    if not hasattr(layer, "mlp") or hasattr(layer.mlp, "read_at"): return
-    layer.mlp.read_at = None
-    layer.register_forward_pre_hook(_note, with_kwargs=True)
+    if not (hasattr(layer, "self_attn") and hasattr(layer, "mlp")) or hasattr(layer.mlp, "read_at"): return
+    layer.mlp.read_at, layer.self_attn.followed_by = None, (layer.mlp,)   # in a tuple: no part of it
+    layer.self_attn.register_forward_pre_hook(_note, with_kwargs=True)    # a layer's own is not repeated
     layer.mlp.register_forward_pre_hook(_shorten)
     layer.mlp.register_forward_hook(_lengthen)
 

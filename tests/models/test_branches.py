@@ -320,6 +320,20 @@ def test_gradient_checkpointing_keeps_less_and_changes_nothing(name, plain):
     assert after < .5 * before and (g - h).norm() / g.norm() < 1e-5
 
 
+@pytest.mark.parametrize("name", PACKED)
+def test_each_pass_is_repeated_with_its_own_places(name):
+    "Two passes of other lengths before one backward: each layer is run again with what was read in its own pass"
+    vlm = with_adapter(tiny_models.load(name))
+    branch, found = Branches(vlm), []
+    batch = a_batch(vlm, branch, [branches.encode(vlm, a_pair(s)) for s in (3, 8)], "paper")
+    assert batch["clean"]["ids"].shape != batch["noisy"]["ids"].shape
+    for checkpointing in (False, True):
+        vlm.model.train()
+        if checkpointing: vlm.base.gradient_checkpointing_enable({"use_reentrant": False})
+        found.append(gradients(vlm, loss_of(branch.step(**batch, form="mdpo"), "mdpo")))
+    assert (found[0] - found[1]).norm() / found[0].norm() < 1e-5
+
+
 def test_every_layer_is_checkpointed_once(vlms):
     vlm = with_adapter(tiny_models.load("llava"))
     branch = Branches(vlm)
