@@ -94,7 +94,7 @@ def shortened(triples: Sequence[tuple], seed: int, keep: float = .34) -> list:
     def short(scene, *answers):
         both = list(zip(*map(_sentences, answers), strict=True))
         kept = {i for i, (a, b) in enumerate(both) if i < keep * len(both) or a != b}
-        while lost := {i - 1 for i in kept if re.search(r"\bit\b", both[i][0])} - kept: kept |= lost      # what "it" is
+        while lost := {i - 1 for i in kept if re.search(r"\bit\b", both[i][0])} - kept: kept |= lost    # what "it" is
         return scene, *(" ".join(texts[i] for i in sorted(kept)) for texts in zip(*both))
     return [short(*triple) for triple in triples]
 
