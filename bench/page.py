@@ -65,8 +65,9 @@ Loading {row["load_s"]:.0f} s; loading, both stages of 5 steps and all writing {
 """
 
 
-def on_gpu(found):
-    m, parts = found["machine"], found["parts"]
+def on_gpu(found, later):
+    "What a first session on a card measured, and what a later one on another card added"
+    m, parts, card = found["machine"], {name: rows for name, rows in found["parts"].items() if name not in later["parts"]}, later["machine"]
     show = lambda name, rows: f"- {name}: {rows}" if isinstance(rows, str) else f"### {name}\n\n" + both_stages(rows) if "stage1" in rows else comparison(name, rows)
     took = ", ".join(f"{name} {seconds}" for name, seconds in found.get("lessons", {}).items())      # kept by hand: another command
     lessons = f"The lessons from top to bottom on the same card (`nbdev_test --path nbs --file_re '^[01].*ipynb' --n_workers 9 --timing`): all pass; seconds: {took}.\n" if took else ""
@@ -74,6 +75,9 @@ def on_gpu(found):
 
 `python -m bench gpu --quick --json bench/results/gpu.json` ({m["device"]}; Python {m["python"]}, torch {m["torch"]}, transformers {m["transformers"]}, peft {m["peft"]}; {m["date"]}; other work on the machine's CPU cores).
 Random weights in the shape of LLaVA-1.5-7B, 576 tokens of a picture, 60 of prompt, 110 of each answer, rank 128. The T4 is its memory and fp16 on this card, not its speed.
+The comparisons with TRL are of another card, {card["device"]} (torch {card["torch"]}, trl {card["trl"]}; {card["date"]}; the first two parts of the same command).
+
+{(chr(10) * 2).join(show(*part) for part in later["parts"].items())}
 
 {(chr(10) * 2).join(show(*part) for part in sorted(parts.items(), key=lambda part: isinstance(part[1], str)))}
 
@@ -179,4 +183,4 @@ From files to numbers; {found["clock"]}.
 def main(args):
     read = lambda name: json.loads((FOLDER/f"{name}.json").read_text())
     (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from the files beside it. Times belong to this machine; ratios within a table are what carries over.\n\n"
-                                    + training(read("train")) + "\n" + again(read("train_quick"), read("train_quick_before")) + "\n" + on_gpu(read("gpu")) + "\n" + memory(read("memory"), read("memory_before")) + "\n" + growth(read("scale")) + "\n" + many(read("pairs")) + "\n" + counting(read("scores")))
+                                    + training(read("train")) + "\n" + again(read("train_quick"), read("train_quick_before")) + "\n" + on_gpu(read("gpu"), read("gpu_h100")) + "\n" + memory(read("memory"), read("memory_before")) + "\n" + growth(read("scale")) + "\n" + many(read("pairs")) + "\n" + counting(read("scores")))
