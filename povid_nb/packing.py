@@ -89,7 +89,10 @@ def _attend(module, query, key, value, attention_mask, **options):
     behind, _ = sdpa_attention_forward(module, query[:, :, n:], key, value, attention_mask, **options)
     return torch.cat([stem, behind], 1), None
 
-def _note(attention, args, kwargs): attention.followed_by[0].read_at = kwargs.get("read_at")
+def _note(attention, args, kwargs):
+    mlp = attention.followed_by[0]
+    whole = any(getattr(part, "by_rows", False) for part in mlp.children())     # it must know which row is whose
+    mlp.read_at = None if whole else kwargs.get("read_at")
 
 def _shorten(mlp, args):
     "Before the last feed-forward part: the positions that are read, and no others"

@@ -20,6 +20,7 @@ from .vlm import VLM
 class Stacked(nn.Module):
     "A linear layer with an adapter for each of several runs; the rows that it reads stand in the order of the runs"
     on = True      # off: the reference
+    by_rows = True
     def __init__(self, layer, a, b, scale):      # a: [runs, rank, in], b: [runs, out, rank]
         super().__init__()
         self.layer, self.scale = layer, scale
