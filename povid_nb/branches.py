@@ -251,15 +251,15 @@ def _packing_fault(self: Branches):
     words = [i for i in batch["input_ids"][0].tolist() if i != self.vlm.image_token_id][-7:]
     row, found = _as_row(batch, words, [*words[::-1], words[0]]), []
     try:
-        with self.vlm.reading():
+        with self.vlm.reading(), torch.autocast(self.vlm.device.type, enabled=False):    # else both are rounded
             for self.why_plain in ("trial", None):
                 made = to_device(self.collate([row]), self.vlm.device)
                 seen = made["images"] if self.why_plain else self.look(made["images"])
                 found.append(self.score(self.hidden(made["clean"], seen), made["clean"])[0][0])
     except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
         return f"a packed row cannot be computed: {error}"
-    gap = (found[0] - found[1]).abs()
-    limit, gap = (1e-3, gap.max()) if self.vlm.dtype == torch.float32 else (.1, gap.mean())
+    kind, gap = (self.vlm.dtype, torch.get_float32_matmul_precision()), (found[0] - found[1]).abs()
+    limit, gap = (1e-3, gap.max()) if kind == (torch.float32, "highest") else (.1, gap.mean())
     if not gap < limit: return f"in a packed row its log-probabilities differ by {gap:.2g}"
 
 @patch

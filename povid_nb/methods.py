@@ -244,6 +244,12 @@ def rows_of(vlm: VLM, triples: Sequence[tuple], seed: int, ends: bool = True) ->
                                               add_special_tokens=False)["input_ids"])
     return data
 
+def _branches(vlm):
+    "The branches of a model; one whose rows cannot be packed is refused, as everything here reads packed rows"
+    found = Branches(vlm)
+    if found.why_plain: raise ValueError(f"{vlm.name} cannot be trained here: {found.why_plain}; take stages.train")
+    return found
+
 def fit(vlm: VLM, method: Method, data: Data, seed: int, rate: float, steps: int, size: int = 16,
         nll: float = 1., see: Callable | None = None) -> dict:
     "Train a fresh adapter; returns the losses, and what it took"
@@ -253,7 +259,7 @@ def fit(vlm: VLM, method: Method, data: Data, seed: int, rate: float, steps: int
     for part, kind in ((batches[:before], replace(method, loss=None)), (batches[before:], method)):
         if not part: continue
         stages.add_adapter(vlm, seed=seed)
-        branches = Branches(vlm)
+        branches = _branches(vlm)
         vlm.model.train()
         losses += _learn(vlm, len(part), rate, lambda i: batch_losses(branches, data, kind, part[i], nll), see)
         vlm.model.eval()
@@ -305,7 +311,7 @@ def fit_group(vlm: VLM, tasks: Sequence[tuple], worth: Callable, seed: int, rate
     "Train by GRPO on (scene, prompt, ...); returns losses, mean rewards, and how many answers were written"
     reader, rewards = Reader(vlm), []
     stages.add_adapter(vlm, seed=seed)
-    branches, batches = Branches(vlm), _batches(len(tasks), steps, size // group, seed)
+    branches, batches = _branches(vlm), _batches(len(tasks), steps, size // group, seed)
     images = [scene.image() for scene, *_ in tasks]
     def losses(i):
         some = [j for j in batches[i] for _ in range(group)]

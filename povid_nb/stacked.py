@@ -12,15 +12,14 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from . import stages, world
-from .branches import Branches
-from .methods import Data, Method, _batches, batch_losses
+from .methods import Data, Method, _batches, _branches, batch_losses
 from .vlm import VLM
 
 # %% ../nbs/workshop/stacked.ipynb #61e48e0d
 class Stacked(nn.Module):
     "A linear layer with an adapter for each of several runs; the rows that it reads stand in the order of the runs"
     on = True      # off: the reference
-    by_rows = True
+    by_rows = True # it must be given all positions of every row (`packing`)
     def __init__(self, layer, a, b, scale):      # a: [runs, rank, in], b: [runs, out, rank]
         super().__init__()
         self.layer, self.scale = layer, scale
@@ -98,7 +97,7 @@ def fit_stacked(
     at_once: int = 0,           # pairs of a run that go through the model together; 0: all of a step
 ) -> tuple:
     "Train a fresh adapter for each run; (the stacked layers, losses [steps, runs])"
-    branches, found = Branches(vlm), []
+    branches, found = _branches(vlm), []
     data.begin()
     seeds = [seed for seed, _ in runs]
     layers = stack(vlm, seeds, rank)

@@ -509,3 +509,9 @@ def test_contrast_against_a_hand_made_loop(vlms, name):
     assert came == vlm.tokenizer.decode(ids, skip_special_tokens=True).strip()
     plain = vcd.contrast(vlm, image, prompt, alpha=0., max_new_tokens=5)
     assert plain == vlm.describe(image, prompt, max_new_tokens=5)
+
+
+def test_the_check_of_packed_rows_is_not_rounded_by_autocast():
+    from povid_nb.vlm import VLM
+    with torch.autocast("cpu", torch.bfloat16): assert Branches(VLM.load()).why_plain is None
+    assert Branches(VLM.load(), plain=True).why_plain == "plain=True"

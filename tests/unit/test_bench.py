@@ -54,6 +54,7 @@ def test_operations_are_those_counted_by_hand():
     a, b = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7, requires_grad=True)
     assert measure.operations(lambda: a @ b) == 2 * 3 * 5 * 7
     assert measure.operations(lambda: (a @ b).sum().backward()) == 3 * 2 * 3 * 5 * 7
+    assert measure._product((3, 5), (5, 7), torch.float32) == 2 * 3 * 5 * 7 == measure._product((7,), (3, 5), (5, 7), torch.float32)      # as a card calls it
     q = torch.randn(1, 2, 4, 8)
     assert measure.operations(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q)) == 2 * 2 * 2 * 4 * 4 * 8
 

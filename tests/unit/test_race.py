@@ -208,3 +208,11 @@ def test_the_contrast_without_training_leaves_out_improbable_words():
 def test_every_method_says_where_it_comes_from_and_belongs_to_a_family():
     for name, m in METHODS.items(): assert m.arXiv or m.loss is None, name
     assert {race.family(name) for name in [*METHODS, *UNTRAINED, "before"]} == set(race._FAMILIES)
+
+
+def test_a_model_whose_rows_cannot_be_packed_is_refused_in_one_line():
+    vlm = VLM.load()
+    vlm.base._packing_fault = "in a packed row its log-probabilities differ by 0.5"
+    data = methods.rows_of(vlm, TRIPLES, 0)
+    with pytest.raises(ValueError, match="tiny cannot be trained here: in a packed row .* differ by 0.5; take stages.train"):
+        methods.fit(vlm, METHODS["DPO"], data, 0, 1e-3, 1, 4)
