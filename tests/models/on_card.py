@@ -211,7 +211,9 @@ def main():
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    if "--cuda" not in sys.argv: _setup_privateuseone_for_python_backend("card")
+    if "--cuda" not in sys.argv:
+        _setup_privateuseone_for_python_backend("card")
+        torch.card.get_amp_supported_dtype = lambda: [torch.bfloat16]   # autocast asks for it
     import newer_models, test_attention_models as attending, test_train as trained, tiny_models   # noqa: E401
     from povid_nb import branches, forms, packing, shift, stages, vcd
     from povid_nb.attention import attend
