@@ -6,7 +6,9 @@
 __all__ = ['packed_hidden', 'head_logps']
 
 # %% ../nbs/workshop/packing.ipynb #63ac8dac
+import functools
 import torch
+import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -82,36 +84,37 @@ _ATTENTION = "sdpa that knows packed rows"
 
 def _attend(module, query, key, value, attention_mask, **options):
     "PyTorch's attention; first queries for which the mask has no row see themselves and what stands before them"
-    n = 0 if attention_mask is None else query.shape[2] - attention_mask.shape[2]
-    if not n: return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if attention_mask is None: return sdpa_attention_forward(module, query, key, value, None, **options)
+    n, start = query.shape[2] - attention_mask.shape[2], getattr(module, "read_from", 0)
+    first = start or n
+    found, _ = sdpa_attention_forward(module, query[:, :, first:], key, value, attention_mask[:, :, first - n:], **options)
+    if start: return F.pad(found, (0, 0, 0, 0, start, 0)), None
+    if not n: return found, None
     stem, _ = sdpa_attention_forward(module, *(x[:, :, :n] for x in (query, key, value)), None,
                                      **options | {"is_causal": True})
-    behind, _ = sdpa_attention_forward(module, query[:, :, n:], key, value, attention_mask, **options)
-    return torch.cat([stem, behind], 1), None
+    return torch.cat([stem, found], 1), None
 
-def _note(attention, args, kwargs):
-    mlp = attention.followed_by[0]
-    whole = any(getattr(part, "by_rows", False) for part in mlp.children())     # it must know which row is whose
-    mlp.read_at = None if whole else kwargs.get("read_at")
+def _note(attention, args, kwargs): attention.read_from = kwargs.get("read_from", 0)
 
-def _shorten(mlp, args):
-    "Before the last feed-forward part: the positions that are read, and no others"
-    if mlp.read_at: return args[0].flatten(0, 1)[mlp.read_at[0].to(args[0].device)][None]
+def _shorten(attention, part, args):
+    "Before a part of the last layer: from the first position that is read on"
+    if attention.read_from: return args[0][:, attention.read_from:]
 
-def _lengthen(mlp, args, out):
+def _lengthen(attention, part, args, out):
     "After it: all positions again, with zeros where nothing is read"
-    if not mlp.read_at: return
-    places, rows, length = mlp.read_at
-    whole = out.new_zeros(rows * length, out.shape[-1]).index_copy(0, places.to(out.device), out[0])
-    return whole.view(rows, length, -1)
+    if attention.read_from: return F.pad(out, (0, 0, attention.read_from, 0))
 
 def _cut_last(layer):
-    "Let a layer that is given `read_at=(places, rows, length)` compute its feed-forward part at these places alone"
-    if not (hasattr(layer, "self_attn") and hasattr(layer, "mlp")) or hasattr(layer.mlp, "read_at"): return
-    layer.mlp.read_at, layer.self_attn.followed_by = None, (layer.mlp,)   # in a tuple: no part of it
-    layer.self_attn.register_forward_pre_hook(_note, with_kwargs=True)    # a layer's own is not repeated
-    layer.mlp.register_forward_pre_hook(_shorten)
-    layer.mlp.register_forward_hook(_lengthen)
+    "Let a layer that is given `read_from` compute what looks at each position alone from there on; not keys and values"
+    attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
+    if attention is None or mlp is None or hasattr(attention, "read_from"): return
+    attention.read_from = 0
+    attention.register_forward_pre_hook(_note, with_kwargs=True)   # a layer's own is not repeated in a checkpoint
+    for part in (getattr(attention, "q_proj", None), getattr(attention, "o_proj", None), mlp):
+        if part is None: continue
+        part = getattr(part, "base_layer", part)                   # adapters come and go
+        part.register_forward_pre_hook(functools.partial(_shorten, attention))
+        part.register_forward_hook(functools.partial(_lengthen, attention))
 
 AttentionInterface.register(_ATTENTION, _attend)
 AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
@@ -126,12 +129,12 @@ def packed_hidden(
     "The language model's outcome where answer tokens are predicted: [answer tokens of all rows, width]"
     config, read = language.config, packed["read"]
     if config._attn_implementation == "sdpa": config._attn_implementation = _ATTENTION
-    shared = packed["shared"] if config._attn_implementation == _ATTENTION and not two_way else 0
-    mask = additive_mask(visible(packed, two_way)[:, shared:], h.dtype)
+    read_from = packed["shared"] - 1     # the last token of the shortest stem predicts the first of an answer
+    unmasked = read_from if config._attn_implementation == _ATTENTION and not two_way else 0
+    mask = additive_mask(visible(packed, two_way)[:, unmasked:], h.dtype)
     _cut_last(language.layers[-1])
-    places = torch.zeros_like(packed["ids"]).scatter(1, read, 1).flatten().nonzero()[:, 0]
     out = language(inputs_embeds=h, attention_mask=mask, position_ids=packed["positions"], use_cache=False,
-                   read_at=(places, *packed["ids"].shape))
+                   read_from=read_from)
     out = out.last_hidden_state.to(h.device)    # a spread model ends on another card
     return out.gather(1, read[..., None].expand(-1, -1, h.shape[-1]))[packed["real"]]
 

@@ -19,7 +19,6 @@ from .vlm import VLM
 class Stacked(nn.Module):
     "A linear layer with an adapter for each of several runs; the rows that it reads stand in the order of the runs"
     on = True      # off: the reference
-    by_rows = True # it must be given all positions of every row (`packing`)
     def __init__(self, layer, a, b, scale):      # a: [runs, rank, in], b: [runs, out, rank]
         super().__init__()
         self.layer, self.scale = layer, scale

@@ -116,7 +116,7 @@ def test_with_the_whole_mask_too(vlms, name):
 
 @pytest.mark.parametrize("name", PACKED)
 def test_the_shared_beginning_needs_no_mask(name, monkeypatch):
-    "Two calls of PyTorch's attention in a layer: the shared beginning without a mask, the rest with one. PaliGemma's stem is no causal text"
+    "Two calls of PyTorch's attention in a layer: with a mask, and the shared beginning without one. PaliGemma's stem is no causal text"
     vlm = with_adapter(tiny_models.load(name))
     branch, rows, calls = Branches(vlm), [branches.encode(vlm, a_pair(s)) for s in (1, 2)], []
     batch = branch.collate(rows)
@@ -124,9 +124,29 @@ def test_the_shared_beginning_needs_no_mask(name, monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention",
                         lambda q, k, v, attn_mask=None, **o: calls.append((q.shape[2], k.shape[2], attn_mask is not None, o["is_causal"])) or own(q, k, v, attn_mask=attn_mask, **o))
     branch.hidden(batch["clean"], seen)
-    shared, length = min(len(row.prompt) for row in rows), batch["clean"]["ids"].shape[1]
-    parts = [(shared, shared, False, True), (length - shared, length, True, False)]
-    assert calls == (len(vlm.part("language_model").layers) * ([(length, length, True, False)] if vlm.prefix_lm else parts))
+    first, length = min(len(row.prompt) for row in rows) - 1, batch["clean"]["ids"].shape[1]
+    behind, beginning = (length - first, length, True, False), (first, first, False, True)
+    own_layers = [(length, length, True, False)] if vlm.prefix_lm else [behind, beginning]
+    assert calls == own_layers * (len(vlm.part("language_model").layers) - 1) + [behind]   # the last is read at the answers alone
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_before_the_answers_the_last_layer_makes_keys_and_values_alone(name):
+    "Also when an adapter was put on after the first packed row"
+    vlm = tiny_models.load(name)
+    Branches(vlm)
+    branch, rows, read = Branches(with_adapter(vlm)), [branches.encode(vlm, a_pair(s)) for s in (1, 2)], {}
+    last = vlm.part("language_model").layers[-1]
+    parts = {path: part for path in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj")
+             for part in [last.get_submodule(path)]}
+    for path, part in parts.items():
+        part = getattr(part, "base_layer", part)
+        part.register_forward_pre_hook(lambda part, args, path=path: read.update({path: args[0].shape[1]}))
+    batch = branch.collate(rows)
+    branch.hidden(batch["clean"], branch.look(batch["images"]))
+    length = batch["clean"]["ids"].shape[1]
+    fewer = length - min(len(row.prompt) for row in rows) + 1
+    assert read == {path: length if path[-6:] in ("k_proj", "v_proj") else fewer for path in parts}
 
 
 @pytest.mark.parametrize("name", PACKED)
