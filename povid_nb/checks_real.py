@@ -98,3 +98,25 @@ def _run_cost(fn):
     _expect("at .60 dollars an hour", dollars, .5)
     _expect("17,000 pairs, 4 epochs, .4 s, 1.60 dollars: dollars", fn(17_000, 4, .4, 1.6)[1],
             17_000 * 4 * .4 / 3600 * 1.6)
+
+# %% ../nbs/workshop/checks_real.ipynb #c050a9a2
+@_exercise
+def _named_though_absent(fn):
+    "The shares of the absent partners and of the absent bystanders that are named"
+    counts = dict(partners=[1, 2, 0, 1, 1, 0], partners_named=[1, 1, 0, 0, 0, 0],
+                  bystanders=[2, 1, 2, 2, 1, 2], bystanders_named=[0, 0, 0, 1, 0, 0])
+    try: came = fn(counts)
+    except ZeroDivisionError: raise AssertionError("two descriptions have no absent partner: sum first, then divide")
+    assert isinstance(came, (tuple, list)) and len(came) == 2, f"return two shares, not {came!r}"
+    one, two = came
+    assert not _is(one, .1), "partners come first, bystanders second"
+    assert not (_is(one, .375) or _is(one, .25)), ("this is a mean over descriptions; each absent partner should have "
+                                                   "the same weight: sum first, then divide")
+    assert not _is(one, 2 / 6), "divide by the absent partners, not by the descriptions"
+    assert not _is(one, 2 / 3), "divide by what could have been named, not by all that was"
+    assert not _is(one, 2), "this is a count; divide by how many could have been named"
+    _expect("2 of 5 absent partners are named", one, .4)
+    _expect("1 of 10 absent bystanders is named", two, .1)
+    try: none = fn(dict.fromkeys(counts, [0, 0]))
+    except ZeroDivisionError: raise AssertionError("scenes without absent partners should give a share of 0")
+    _expect("nothing is absent", list(none), [0, 0])

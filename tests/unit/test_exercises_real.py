@@ -49,7 +49,13 @@ RIGHT = {
     "training_gb": [gb(), lambda n, kept, learn, bits: (n * (bits + .5 * (bits == 4)) + 16 * kept + 128 * learn) / 8e9],
     "qwen_tokens": [tokens(), by_transformers],
     "run_cost": [lambda n, e, s, p: (n * e * s / 60, n * e * s / 3600 * p),
-                 lambda n, e, s, p: [n * e * s / 60, p * (n * e * s / 60) / 60]]}
+                 lambda n, e, s, p: [n * e * s / 60, p * (n * e * s / 60) / 60]],
+    "named_though_absent": [lambda c: tuple(sum(c[f"{k}_named"]) / max(1, sum(c[k])) for k in ("partners", "bystanders")),
+                            lambda c: [sum(c[k + "_named"]) / sum(c[k]) if sum(c[k]) else 0. for k in ("partners", "bystanders")]]}
+
+def shares(of, kinds=("partners", "bystanders")): return lambda c: tuple(of(c[f"{k}_named"], c[k]) for k in kinds)
+def safe(a, b): return sum(a) / max(1, sum(b))
+
 
 WRONG = [
     ("lora_layers", by_ending, "match the path"),
@@ -71,7 +77,14 @@ WRONG = [
     ("qwen_tokens", lambda width, height, most: width * height / 784, "whole numbers"),
     ("run_cost", lambda n, e, s, p: (n * e * s, n * e * s / 3600 * p), "these are seconds"),
     ("run_cost", lambda n, e, s, p: (n * s / 60, n * s / 3600 * p), "multiply by epochs"),
-    ("run_cost", lambda n, e, s, p: (n * e * s / 60, n * e * s / 60 * p), "for an hour")]
+    ("run_cost", lambda n, e, s, p: (n * e * s / 60, n * e * s / 60 * p), "for an hour"),
+    ("named_though_absent", shares(safe, ("bystanders", "partners")), "partners come first"),
+    ("named_though_absent", shares(lambda a, b: sum(x / max(1, y) for x, y in zip(a, b)) / len(a)), "mean over descriptions"),
+    ("named_though_absent", shares(lambda a, b: sum(x / y for x, y in zip(a, b) if y) / (sum(y > 0 for y in b) or 1)), "mean over descriptions"),
+    ("named_though_absent", shares(lambda a, b: sum(x / y for x, y in zip(a, b)) / len(a)), "sum first, then divide"),
+    ("named_though_absent", shares(lambda a, b: sum(a) / len(a)), "not by the descriptions"),
+    ("named_though_absent", shares(lambda a, b: sum(a)), "this is a count"),
+    ("named_though_absent", shares(lambda a, b: sum(a) / sum(b)), "a share of 0")]
 
 
 @pytest.mark.parametrize("name, solution", [(name, s) for name, found in RIGHT.items() for s in found])
