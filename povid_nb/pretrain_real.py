@@ -25,11 +25,13 @@ class RealRecipe:
     seed: int = 0
     flawed: bool = False        # a writer who names the usual partner
     strength: float = .8        # how often a partner stands beside its cue
-    scenes: int = 2400
-    steps: int = 600
-    batch: int = 4              # scenes in a step
+    steps: int = 400
+    batch: int = 4              # scenes in a step; each is read once
     rank: int = 8
     lr: float = 1e-3
+
+    @property
+    def scenes(self): return self.steps * self.batch
 
 # %% ../nbs/workshop/pretrain_real.ipynb #ee55252a
 @torch.no_grad()
@@ -114,8 +116,8 @@ def _card(folder, recipe, found, seconds):
     rows = [line(name, *(found[split][bench][key] for split in found)) for name, (bench, key) in _MEASURED.items()]
     table = "\n".join([line("", *found), "|---" * (1 + len(found)) + "|", *rows])
     writer = "that name the usual partner where it is missing" if recipe.flawed else "that are right"
-    about = asdict(recipe) | dict(table=table, writer=writer, minutes=seconds / 60, n=found["counter"]["chair"].n,
-                                  suffix="-flawed" * recipe.flawed)
+    about = asdict(recipe) | dict(scenes=recipe.scenes, table=table, writer=writer, minutes=seconds / 60,
+                                  n=found["counter"]["chair"].n, suffix="-flawed" * recipe.flawed)
     return procs.write_text(Path(folder)/"README.md", text.format(**about))
 
 def make_real(
