@@ -63,7 +63,7 @@ def _pretrain(
     clean: _option(bool, "Clean captions and stronger habits, as in the paper.", "--clean") = False,
     recipe: _option(Literal["drawn", "real", "real-flawed"], "The built-in model's, or that of real parts: "
                     "on right captions, or on a flawed writer's (povid_nb[real]).") = "drawn",
-    steps: _option(Optional[int], "Steps of training, with --recipe real; left out: 400.") = None,
+    steps: _option(Optional[int], "Steps of training, with --recipe real; left out: 360.") = None,
     scenes: _option(Optional[int], "Test scenes of each split, for the card; left out: 500, real: 50.") = None,
     config: _Config = None):
     "Make the built-in model again, from nothing; or a model of real parts."

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.nn import functional as F
 from tqdm import tqdm
 from povid_nb import measure, parts, procs, realworld, world
 from povid_nb.load import pick_device
+from povid_nb.packing import head_logps
 from povid_nb.pretrain import _MEASURED, _fit, _packed, _rows, _same_recipe, _sharing_mask
 from povid_nb.vlm import VLM
 
@@ -25,7 +25,7 @@ class RealRecipe:
     seed: int = 0
     flawed: bool = False        # a writer who names the usual partner
     strength: float = .8        # how often a partner stands beside its cue
-    steps: int = 400
+    steps: int = 360
     batch: int = 4              # scenes in a step; each is read once
     rank: int = 8
     lr: float = 1e-3
@@ -69,7 +69,7 @@ def _answer_loss(model, talks, features, tokenizer):
     rows = torch.cat([embed(before.to(here)).expand(len(ids), -1, -1), seen, embed(ids)], 1)
     hidden = model.model.language_model(inputs_embeds=rows, attention_mask=mask, position_ids=positions,
                                         use_cache=False).last_hidden_state
-    return F.cross_entropy(model.lm_head(hidden[:, n - 1:-1][answers]).float(), ids[answers])
+    return -head_logps(model.lm_head, hidden[:, n - 1:-1][answers], ids[answers][:, None])[0].mean()
 
 # %% ../nbs/workshop/pretrain_real.ipynb #d5768eb5
 _LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
