@@ -164,8 +164,6 @@ def many(found):
 A file of pairs of 100 words is read by `as_pairs` and gone through once, in a process of its own: memory beyond what was there before, own and with mapped files (which the system takes back when it needs room), and seconds of computing.
 
 {table(["pairs", "MB, own", "MB, with mapped files", "read, s", "once through, s"], rows)}
-
-{found.get("note", "")}
 """
 
 
