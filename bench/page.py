@@ -47,9 +47,9 @@ def again(now, before):
     (shape, forms), = now["all"].items()
     spread = lambda row: "{:.2f} - {:.2f}".format(*row["ratio_middle_half"])
     rows = [[f"{form}, {TITLES[name]}", f"{ratio(before, form, name):.2f}", f"{row['ratio']:.2f}", spread(row)] for form in forms for name, row in forms[form].items() if name != "trl"]
-    return f"""## The same on another machine, beside an older revision
+    return f"""## The same with four pairs in a step, beside an older revision
 
-`python -m bench train --quick` of this revision and of {before["revision"]}, at the same time on two cores ({origin(now)}); other work on most of the other cores.
+`python -m bench train --quick` of this revision and of {before["revision"]}, at the same time, each on a core of its own ({origin(now)}).
 How many times TRL's time is one's own: of the medians before; now the median of the rounds, and the middle half of them.
 
 {table([shape, "before", "now", "middle half"], rows)}
@@ -164,8 +164,6 @@ def many(found):
 A file of pairs of 100 words is read by `as_pairs` and gone through once, in a process of its own: memory beyond what was there before, own and with mapped files (which the system takes back when it needs room), and seconds of computing.
 
 {table(["pairs", "MB, own", "MB, with mapped files", "read, s", "once through, s"], rows)}
-
-{found.get("note", "")}
 """
 
 

@@ -150,6 +150,14 @@ class Bench:
         return {name: self.kept(f"shift-{n}/{name}", make) for name, make in asked.items()}
 
 
+def shift_summary(probs):
+    "name -> the mean, and what it is more than without noise, with 95 % intervals over scenes"
+    picks = np.random.default_rng(0).integers(0, len(probs["k=0"]), (4000, len(probs["k=0"])))
+    measure = lambda x: [float(x.mean()), *map(float, np.quantile(x[picks].mean(1), [.025, .975]))]
+    clean = np.array(probs["k=0"])
+    return {name: dict(mean=measure(np.array(p)), more=measure(np.array(p) - clean)) for name, p in probs.items()}
+
+
 def summary(bench):
     "Means over seeds with intervals, and all differences, for each kind of right answers"
     out = dict(seeds=list(bench.sizes["seeds"]), sizes=bench.sizes, versions=stats.versions(), means={}, differences={}, tried={})
@@ -176,10 +184,11 @@ if __name__ == "__main__":
     given = ask.parse_args()
     torch.set_float32_matmul_precision("high")
     bench = Bench(given.folder, given.base, TINY if given.tiny else FULL)
-    found = bench.shift(given.shift or (4 if given.tiny else 200))
-    for name, probs in found.items():
-        spread = np.random.default_rng(0).choice(probs, (2000, len(probs))).mean(1)
-        print(f"P(partner) {name}: {np.mean(probs):.4f} ({np.quantile(spread, .025):.4f} to {np.quantile(spread, .975):.4f})", flush=True)
+    n = given.shift or (4 if given.tiny else 200)
+    found = shift_summary(bench.shift(n))
+    write_json(bench.folder/"shift.json", dict(scenes=n, base=given.base, found=found, versions=stats.versions()))
+    for name, one in found.items():
+        print(f"P(partner) {name}:", *("{} {:.4f} ({:.4f} to {:.4f})".format(what, *v) for what, v in one.items()), flush=True)
     if given.shift: raise SystemExit
     for kind, name in cells():
         if given.only and name != given.only: continue

@@ -90,8 +90,8 @@ def main(args):
     torch.set_num_threads(1)
     started = time.time()
     everything = {}
-    for shape in [replace(shapes.LLAVA_2K, batch=1)] if args.quick else [shapes.LLAVA_2K, shapes.LLAVA_32K, shapes.BUILT_IN]:
-        everything[shape.name] = {form: show(f"{shape.name}, {form}", compare(shape, form, args.rounds or (12 if args.quick else 5), QUICK[form] if args.quick else None, whole=not args.quick)) for form in FORMS}
+    for shape in [replace(shapes.LLAVA_2K, batch=4)] if args.quick else [shapes.LLAVA_2K, shapes.LLAVA_32K, shapes.BUILT_IN]:
+        everything[shape.name] = {form: show(f"{shape.name}, {form}", compare(shape, form, args.rounds or (6 if args.quick else 5), QUICK[form] if args.quick else None, whole=not args.quick)) for form in FORMS}
     results = summary(everything[shapes.LLAVA_2K.name]) | {"all": everything}
     results |= {"machine": measure.machine(), "clock": measure.CLOCK, "minutes": (time.time() - started) / 60}
     print(f"\n{measure.CLOCK}; {results['machine']['device']}, one thread; {results['minutes']:.1f} minutes")

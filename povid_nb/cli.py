@@ -63,13 +63,17 @@ def _pretrain(
     clean: _option(bool, "Clean captions and stronger habits, as in the paper.", "--clean") = False,
     recipe: _option(Literal["drawn", "real", "real-flawed"], "The built-in model's, or that of real parts: "
                     "on right captions, or on a flawed writer's (povid_nb[real]).") = "drawn",
+    steps: _option(Optional[int], "Steps of training, with --recipe real; left out: 360.") = None,
     scenes: _option(Optional[int], "Test scenes of each split, for the card; left out: 500, real: 50.") = None,
     config: _Config = None):
     "Make the built-in model again, from nothing; or a model of real parts."
     if recipe != "drawn":
         from povid_nb.pretrain_real import RealRecipe, make_real
-        typer.echo(f"card: {make_real(out, RealRecipe(seed, recipe == 'real-flawed'), scenes or 50)}")
+        if clean: raise ValueError(f"--clean is for the built-in model; leave it out with --recipe {recipe}")
+        sizes = dict(steps=steps) if steps else {}
+        typer.echo(f"card: {make_real(out, RealRecipe(seed, recipe == 'real-flawed', **sizes), scenes or 50)}")
         return
+    if steps: raise ValueError("--steps is for --recipe real; the built-in model's steps are its recipe's")
     from dataclasses import replace
     from povid_nb.measure import baseline
     from povid_nb.pretrain import CLEAN_RECIPE, FLAWED_RECIPE, pretrain, write_card

@@ -87,7 +87,8 @@ def _attend(module, query, key, value, attention_mask, **options):
     if attention_mask is None: return sdpa_attention_forward(module, query, key, value, None, **options)
     n, start = query.shape[2] - attention_mask.shape[2], getattr(module, "read_from", 0)
     first = start or n
-    found, _ = sdpa_attention_forward(module, query[:, :, first:], key, value, attention_mask[:, :, first - n:], **options)
+    mask = attention_mask[:, :, first - n:]
+    found, _ = sdpa_attention_forward(module, query[:, :, first:], key, value, mask, **options)
     if start: return F.pad(found, (0, 0, 0, 0, start, 0)), None
     if not n: return found, None
     stem, _ = sdpa_attention_forward(module, *(x[:, :, :n] for x in (query, key, value)), None,
@@ -105,7 +106,7 @@ def _lengthen(attention, part, args, out):
     if attention.read_from: return F.pad(out, (0, 0, attention.read_from, 0))
 
 def _cut_last(layer):
-    "Let a layer that is given `read_from` compute what looks at each position alone from there on; not keys and values"
+    "Let a layer that is given `read_from` compute only keys and values before that position"
     attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
     if attention is None or mlp is None or hasattr(attention, "read_from"): return
     attention.read_from = 0

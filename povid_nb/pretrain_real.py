@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.nn import functional as F
 from tqdm import tqdm
 from povid_nb import measure, parts, procs, realworld, world
 from povid_nb.load import pick_device
+from povid_nb.packing import head_logps
 from povid_nb.pretrain import _MEASURED, _fit, _packed, _rows, _same_recipe, _sharing_mask
 from povid_nb.vlm import VLM
 
@@ -25,11 +25,13 @@ class RealRecipe:
     seed: int = 0
     flawed: bool = False        # a writer who names the usual partner
     strength: float = .8        # how often a partner stands beside its cue
-    scenes: int = 2400
-    steps: int = 600
-    batch: int = 4              # scenes in a step
+    steps: int = 360
+    batch: int = 4              # scenes in a step; each is read once
     rank: int = 8
     lr: float = 1e-3
+
+    @property
+    def scenes(self): return self.steps * self.batch
 
 # %% ../nbs/workshop/pretrain_real.ipynb #ee55252a
 @torch.no_grad()
@@ -67,7 +69,7 @@ def _answer_loss(model, talks, features, tokenizer):
     rows = torch.cat([embed(before.to(here)).expand(len(ids), -1, -1), seen, embed(ids)], 1)
     hidden = model.model.language_model(inputs_embeds=rows, attention_mask=mask, position_ids=positions,
                                         use_cache=False).last_hidden_state
-    return F.cross_entropy(model.lm_head(hidden[:, n - 1:-1][answers]).float(), ids[answers])
+    return -head_logps(model.lm_head, hidden[:, n - 1:-1][answers], ids[answers][:, None])[0].mean()
 
 # %% ../nbs/workshop/pretrain_real.ipynb #d5768eb5
 _LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -114,8 +116,8 @@ def _card(folder, recipe, found, seconds):
     rows = [line(name, *(found[split][bench][key] for split in found)) for name, (bench, key) in _MEASURED.items()]
     table = "\n".join([line("", *found), "|---" * (1 + len(found)) + "|", *rows])
     writer = "that name the usual partner where it is missing" if recipe.flawed else "that are right"
-    about = asdict(recipe) | dict(table=table, writer=writer, minutes=seconds / 60, n=found["counter"]["chair"].n,
-                                  suffix="-flawed" * recipe.flawed)
+    about = asdict(recipe) | dict(scenes=recipe.scenes, table=table, writer=writer, minutes=seconds / 60,
+                                  n=found["counter"]["chair"].n, suffix="-flawed" * recipe.flawed)
     return procs.write_text(Path(folder)/"README.md", text.format(**about))
 
 def make_real(

@@ -286,13 +286,15 @@ def object_shift(
     setting = dict(model=vlm.name, scenes=len(scenes), space=space, overflow=overflow, seeds=seeds, mentions=mentions)
     return ObjectShift(np.stack(shares), leaders, slots, steps, setting)
 
+_LEAST = 1e-4   # words that begin less probably than this do not count in a share
+
 def _slot_shares(vlm, batch, prompt, slots, vocabulary, n_steps, max_tokens):
     "For each slot of one answer: the five shares at each step, and the most probable word"
     kinds, words = zip(*((kind, word) for kind in vocabulary for word in vocabulary[kind]))
     pieces = _spell(vlm, prompt, slots[0].prefix, words)[1]   # the same behind any whole word
     contexts = [_spell(vlm, prompt, slot.prefix, [])[0] for slot in slots]
     by_step = lambda x: x.unflatten(1, (n_steps, -1)).mean(2).numpy()
-    probs, tokens = word_probs(vlm, batch, contexts, pieces, max_tokens)
+    probs, tokens = word_probs(vlm, batch, contexts, pieces, max_tokens, _LEAST)
     probs, tokens = by_step(probs), by_step(tokens.exp())
     member = lambda slot: np.array([[slot.share(kind) == share for share in _SHARES[:4]] for kind in kinds])
     four = [p @ member(slot) for p, slot in zip(probs, slots)]

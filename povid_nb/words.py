@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice, product
 from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -70,31 +70,36 @@ def _given(vlm, features):
     try: yield
     finally: model.__dict__.pop("get_image_features", None)
 
-def _passes(vlm, batch, contexts, max_tokens, features=None) -> Iterator[tuple]:
-    "(context, numbers of pictures, log-probabilities [pictures, vocabulary]) until each context has met each picture"
-    paths, start, patches = _longest(contexts), batch["input_ids"].shape[1], _tower_tokens(vlm, batch)
+def _encoded(vlm, batch, max_tokens) -> Iterator[tuple]:
+    "As many pictures as the tower may read at once: their numbers, their rows, and their features or None"
+    patches = _tower_tokens(vlm, batch)
+    for pictures in _portions(range(len(batch["input_ids"])), lambda _: patches, max_tokens):
+        some = vlm.rows(batch, pictures)
+        yield pictures, some, _features(vlm, some)
+
+def _passes(vlm, batch, features, contexts, max_tokens) -> Iterator[tuple]:
+    "(context, rows, log-probabilities [rows, vocabulary]) until each of {context: rows} has met its rows"
+    paths, start = _longest(contexts), batch["input_ids"].shape[1]
     longest, limit = start + len(next(iter(paths))), vlm.base.config.get_text_config().max_position_embeddings
     if longest > limit:
         raise ValueError(f"prompt and answer have {longest:,} tokens, {vlm.name} has {limit:,} positions: "
                          f"shorten them")
-    for pictures in _portions(range(len(batch["input_ids"])), lambda _: patches, max_tokens):
-        seen = _features(vlm, vlm.rows(batch, pictures)) if features is None else features
-        least = 0 if seen is not None else patches
-        rows = ((path, i) for path in paths for i in range(len(pictures)))
-        for some in _portions(rows, lambda row: max(least, start + len(row[0])), max_tokens):
-            which = [i for _, i in some]
-            many = vlm.append(vlm.rows(batch, [pictures[i] for i in which]), [list(path) for path, _ in some])
-            del many["answer_mask"]
-            columns = sorted({start - 1 + len(context) for path, _ in some for context in paths[path]})
-            shared = seen[which] if isinstance(seen, torch.Tensor) else seen and [seen[i] for i in which]
-            keep = torch.tensor(columns, device=many["input_ids"].device)
-            with vlm.reading(), _given(vlm, shared):
-                logits = vlm.model(**many, use_cache=False, logits_to_keep=keep).logits
-            for path in dict.fromkeys(path for path, _ in some):
-                at = [row for row, (other, _) in enumerate(some) if other == path]
-                for context in paths[path]:
-                    found = logits[at, columns.index(start - 1 + len(context))]
-                    yield context, [pictures[which[row]] for row in at], found.float().log_softmax(-1).cpu()
+    least = 0 if features is not None else _tower_tokens(vlm, batch)
+    rows = ((path, i) for path in paths for i in sorted({i for context in paths[path] for i in contexts[context]}))
+    for some in _portions(rows, lambda row: max(least, start + len(row[0])), max_tokens):
+        which = [i for _, i in some]
+        many = vlm.append(vlm.rows(batch, which), [list(path) for path, _ in some])
+        del many["answer_mask"]
+        columns = sorted({start - 1 + len(context) for path, _ in some for context in paths[path]})
+        shared = features[which] if isinstance(features, torch.Tensor) else features and [features[i] for i in which]
+        keep = torch.tensor(columns, device=many["input_ids"].device)
+        with vlm.reading(), _given(vlm, shared):
+            logits = vlm.model(**many, use_cache=False, logits_to_keep=keep).logits
+        for path in dict.fromkeys(path for path, _ in some):
+            at = [row for row, (other, _) in enumerate(some) if other == path]
+            for context in paths[path]:
+                found = logits[at, columns.index(start - 1 + len(context))]
+                yield context, [which[row] for row in at], found.float().log_softmax(-1).cpu()
 
 # %% ../nbs/workshop/words.ipynb #2998a1a3
 def next_logps(
@@ -105,7 +110,10 @@ def next_logps(
 ) -> list[torch.Tensor]:
     "Log-probabilities of every token that could follow each context: a list of tensors [pictures, vocabulary]"
     found = {context: {} for context in contexts}
-    for context, pictures, logps in _passes(vlm, batch, contexts, max_tokens): found[context] |= zip(pictures, logps)
+    for pictures, some, features in _encoded(vlm, batch, max_tokens):
+        everywhere = dict.fromkeys(contexts, range(len(pictures)))
+        for context, rows, logps in _passes(vlm, some, features, everywhere, max_tokens):
+            found[context] |= zip([pictures[i] for i in rows], logps)
     return [torch.stack([found[context][i] for i in range(len(batch["input_ids"]))]) for context in contexts]
 
 # %% ../nbs/workshop/words.ipynb #ce62f467
@@ -115,18 +123,31 @@ def word_probs(
     contexts: list[tuple],
     words: list[tuple],               # each word as token ids
     max_tokens: int = _MAX_TOKENS,
+    least: float = 0.,                # a word whose first pieces are less probable counts as 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     "Probabilities [contexts, pictures, words]; log-probabilities of the next token [contexts, pictures, vocabulary]"
-    after, homes, tokens = {(): []}, {}, {}
+    after, tokens = {(): []}, {}
     for w, word in enumerate(words):
         for i, piece in enumerate(word): after.setdefault(word[:i], []).append((w, piece))
-    for c, context in enumerate(contexts):
-        for start in after: homes.setdefault(context + start, []).append((c, start))
+    rounds = [[*after]] if not least else [list(some) for _, some in groupby(sorted(after, key=len), len)]
     logps = torch.zeros(len(contexts), len(batch["input_ids"]), len(words))
-    for context, pictures, found in _passes(vlm, batch, list(homes), max_tokens):
-        for c, start in homes[context]:
-            if not start: tokens |= {(c, i): row for i, row in zip(pictures, found)}
-            for w, piece in after[start]: logps[c, pictures, w] += found[:, piece]
+    for pictures, some, features in _encoded(vlm, batch, max_tokens):
+        for starts in rounds:
+            homes, rows = {}, {}
+            for (c, context), start in product(enumerate(contexts), starts):
+                through = [w for w, _ in after[start]]
+                follow = torch.ones(len(pictures), dtype=torch.bool)
+                if start and least:
+                    follow = logps[c, pictures, through[0]] >= math.log(least)
+                    logps[c, torch.tensor(pictures)[~follow, None], through] = -math.inf
+                if not follow.any(): continue
+                homes.setdefault(context + start, []).append((c, start))
+                rows.setdefault(context + start, set()).update(follow.nonzero()[:, 0].tolist())
+            for context, at, found in _passes(vlm, some, features, rows, max_tokens) if rows else ():
+                at = [pictures[i] for i in at]
+                for c, start in homes[context]:
+                    if not start: tokens |= {(c, i): row for i, row in zip(at, found)}
+                    for w, piece in after[start]: logps[c, at, w] += found[:, piece]
     vocabulary = torch.stack([tokens[key] for key in sorted(tokens)]).unflatten(0, logps.shape[:2])
     return logps.exp(), vocabulary
 
@@ -154,9 +175,9 @@ def likely_words(
     max_tokens: int = _MAX_TOKENS,
 ) -> list[Word]:
     "The words that the most probable first pieces grow into, most probable first; two spellings of one word add up"
-    features = _features(vlm, batch)
+    _, batch, features = next(_encoded(vlm, batch, max_tokens))
     def best(starts, k):
-        found = _passes(vlm, batch, [context + start for start in starts], max_tokens, features)
+        found = _passes(vlm, batch, features, {context + start: [0] for start in starts}, max_tokens)
         tops = {path[len(context):]: logps[0].topk(k) for path, _, logps in found}
         return {start: list(zip(top.indices.tolist(), top.values.tolist())) for start, top in tops.items()}
     special = set(vlm.tokenizer.all_special_ids)      # words by themselves: nothing may follow an image token

@@ -1,7 +1,9 @@
 "The model of real parts: from the packages and the trained parts that are shipped to a description"
 import importlib.util
 import pytest
+from typer.testing import CliRunner
 from povid_nb import parts, realworld
+from povid_nb.cli import app
 from povid_nb.branches import Branches
 from povid_nb.vlm import VLM
 
@@ -33,3 +35,17 @@ def test_the_first_scene_is_seen_and_not_guessed(real):
     begin = f"The picture shows a {scene.context}. There is a"
     seen, blind = (sum(w.prob for w in real.next_tokens(scene, prefix=begin, words=words, pixels=p)) for p in (None, grey))
     assert seen > 2 * blind
+
+
+def test_one_command_trains_it_tests_it_and_writes_its_card(tmp_path):
+    "Four scenes in two steps: a folder that loads and packs, and a card with what decides"
+    command = ["pretrain", "--recipe", "real", "--steps", "2", "--scenes", "2", "--seed", "1", "--out", str(tmp_path/"real")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    card = (tmp_path/"real"/"README.md").read_text()
+    assert "--recipe real --seed 1 --steps 2 " in card and "Tested on 2 scenes" in card and "{" not in card
+    assert not Branches(VLM.load(tmp_path/"real", dtype="float32")).why_plain
+    before = (tmp_path/"real"/"trained.safetensors").read_bytes()
+    assert CliRunner().invoke(app, command).exit_code == 0 and (tmp_path/"real"/"trained.safetensors").read_bytes() == before
+    other = CliRunner().invoke(app, [*command, "--steps", "3"])
+    assert other.exit_code != 0

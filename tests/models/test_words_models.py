@@ -79,6 +79,20 @@ def test_each_picture_is_encoded_once_and_no_pass_exceeds_the_bound(vlm):
     assert len(passes) > 3
 
 
+def test_words_that_begin_improbably_cost_no_rows(vlm):
+    batch, contexts, pieces = ready(vlm)
+    with counted(vlm) as (all_rows, _): exact, tokens = words.word_probs(vlm, batch, contexts, pieces)
+    begins = torch.stack([tokens[..., word[0]] for word in pieces], -1).exp()
+    least = begins[..., [len(word) > 1 for word in pieces]].quantile(.9).item()
+    with counted(vlm) as (rows, encoded): found, same = words.word_probs(vlm, batch, contexts, pieces, least=least)
+    followed = found > 0
+    torch.testing.assert_close(found[followed], exact[followed], rtol=1e-3, atol=1e-12)
+    torch.testing.assert_close(same, tokens, rtol=0, atol=1e-4)
+    assert (exact[~followed] <= least).all() and 0 < followed.sum() < followed.numel()
+    assert followed[..., [len(word) == 1 for word in pieces]].all()           # nothing more is to be asked for these
+    assert sum(n for n, _ in rows) < sum(n for n, _ in all_rows) and sum(encoded) > 0
+
+
 def test_likely_words_encode_their_picture_once(vlm):
     batch, contexts, _ = ready(vlm, 1)
     with counted(vlm) as (passes, encoded): found = words.likely_words(vlm, batch, contexts[1], 5)

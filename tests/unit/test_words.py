@@ -27,14 +27,16 @@ def image(): return Image.frombytes("RGB", (40, 30), random.Random(0).randbytes(
 @pytest.fixture
 def scripted(vlm, monkeypatch):
     "The model above, under one picture"
-    def passes(vlm, batch, contexts, max_tokens, features=None):
+    vlm.asked = []
+    def passes(vlm, batch, features, contexts, max_tokens):
+        vlm.asked.append([" ".join(vlm.tokenizer.convert_ids_to_tokens(context)) for context in contexts])
         for context in dict.fromkeys(contexts):
             logps = torch.full((1, len(vlm.tokenizer)), -30.)
             for token, prob in SCRIPT[" ".join(vlm.tokenizer.convert_ids_to_tokens(context))].items():
                 logps[0, vlm.tokenizer.convert_tokens_to_ids(token)] = math.log(prob)
             yield context, [0], logps
     monkeypatch.setattr(words, "_passes", passes)
-    monkeypatch.setattr(words, "_features", lambda vlm, batch: None)
+    monkeypatch.setattr(words, "_encoded", lambda vlm, batch, max_tokens: iter([([0], batch, None)]))
     return vlm
 
 
@@ -54,6 +56,17 @@ def test_given_words_follow_the_chain_rule(scripted):
     probs, tokens = words.word_probs(scripted, {"input_ids": torch.zeros(1, 3)}, [()], pieces)
     assert probs[0, 0].tolist() == pytest.approx([.4 * .9 * .8 * .7, .3, .08 * .5 * .5], rel=1e-4)
     assert tokens.shape == (1, 1, len(scripted.tokenizer)) and float(tokens[0, 0].exp().max()) == pytest.approx(.4)
+
+
+def test_a_word_whose_beginning_is_improbable_is_not_followed(scripted):
+    ids = scripted.tokenizer.convert_tokens_to_ids
+    pieces = [tuple(ids(word)) for word in (["▁be", "n", "c", "h"], ["▁fork", "y"], ["<0xC3>", "<0xBC>"], ["▁", "f", "o"], ["."])]
+    batch = {"input_ids": torch.zeros(1, 3)}
+    probs, _ = words.word_probs(scripted, batch, [()], pieces, least=.05)
+    assert probs[0, 0].tolist() == pytest.approx([.4 * .9 * .8 * .7, .3 * .4, 0, 0, .02], rel=1e-4)   # ▁ f: .08 * .5 is less than .05
+    assert scripted.asked == [[""], ["▁be", "▁fork", "▁"], ["▁be n"], ["▁be n c"]]
+    exact, _ = words.word_probs(scripted, batch, [()], pieces)
+    assert exact[0, 0].tolist() == pytest.approx([.4 * .9 * .8 * .7, .3 * .4, .01 * .6, .08 * .5 * .5, .02], rel=1e-4) and len(scripted.asked) == 5
 
 
 def test_a_word_that_begins_another_has_its_own_probability(scripted):
