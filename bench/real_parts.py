@@ -151,11 +151,11 @@ class Bench:
 
 
 def shift_summary(probs):
-    "name -> the mean, and what it is more than without noise, with 95 % intervals over scenes"
+    "name -> the mean, what it is more than without noise, with 95 % intervals over scenes, and the correlation with it"
     picks = np.random.default_rng(0).integers(0, len(probs["k=0"]), (4000, len(probs["k=0"])))
     measure = lambda x: [float(x.mean()), *map(float, np.quantile(x[picks].mean(1), [.025, .975]))]
     clean = np.array(probs["k=0"])
-    return {name: dict(mean=measure(np.array(p)), more=measure(np.array(p) - clean)) for name, p in probs.items()}
+    return {name: dict(mean=measure(np.array(p)), more=measure(np.array(p) - clean), correlation=float(np.corrcoef(p, clean)[0, 1])) for name, p in probs.items()}
 
 
 def summary(bench):
@@ -188,7 +188,8 @@ if __name__ == "__main__":
     found = shift_summary(bench.shift(n))
     write_json(bench.folder/"shift.json", dict(scenes=n, base=given.base, found=found, versions=stats.versions()))
     for name, one in found.items():
-        print(f"P(partner) {name}:", *("{} {:.4f} ({:.4f} to {:.4f})".format(what, *v) for what, v in one.items()), flush=True)
+        print(f"P(partner) {name}:", *("{} {:.4f} ({:.4f} to {:.4f})".format(what, *one[what]) for what in ("mean", "more")),
+              f"correlation {one['correlation']:.2f}", flush=True)
     if given.shift: raise SystemExit
     for kind, name in cells():
         if given.only and name != given.only: continue
