@@ -27,8 +27,8 @@ class Stacked(nn.Module):
     def forward(self, x):
         y = self.layer(x)
         if not Stacked.on: return y
-        rows = x.reshape(len(self.a), -1, x.shape[-1])
-        return y + self.scale * (rows @ self.a.mT @ self.b.mT).view(y.shape)
+        rows = x.reshape(len(self.a), -1, x.shape[-1]).to(self.a.dtype)      # the model may be in 16 bits
+        return y + self.scale * (rows @ self.a.mT @ self.b.mT).view(y.shape).to(y.dtype)
 
 @contextmanager
 def _off(on=False):
