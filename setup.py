@@ -27,7 +27,9 @@ setup(
                  "Topic :: Scientific/Engineering :: Artificial Intelligence",
                  *[f"Programming Language :: Python :: {v}" for v in pythons]],
     packages=find_packages(include=["povid_nb", "povid_nb.*"]),
-    package_data={"povid_nb": ["tiny/*", "tiny/adapters/*/*", "data/*", "launch/*", "configs/*", "results/*", "static/*", "real/*"]},   # the built-in model travels inside the package
+    # the built-in model travels inside the package
+    package_data={"povid_nb": ["tiny/*", "tiny/adapters/*/*", "data/*", "launch/*", "configs/*", "results/*",
+                               "static/*", "real/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=needs,

@@ -4,10 +4,13 @@ import bench
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="python -m bench", description=bench.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m bench", description=bench.__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, quick in (("train", "the LLaVA-proportioned model only, in under two minutes"), ("scale", "fewer points"),
-                        ("gpu", "this card, and a T4 with 4-bit weights, in under eight minutes"), ("rehearse", "the smallest model only"),
+    for verb, quick in (("train", "the LLaVA-proportioned model only, in under two minutes"),
+                        ("scale", "fewer points"),
+                        ("gpu", "this card, and a T4 with 4-bit weights, in under eight minutes"),
+                        ("rehearse", "the smallest model only"),
                         ("memory", "one pair"), ("pairs", "up to 100,000"), ("scores", "one round")):
         one = verbs.add_parser(verb)
         one.add_argument("--quick", action="store_true", help=quick)
@@ -18,7 +21,8 @@ def arguments():
 
 
 def main(args):
-    os.environ.update(HF_HUB_OFFLINE="1", OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS="1")   # one thread: then CPU time is the time of the work
+    # one thread: then CPU time is the time of the work
+    os.environ.update(HF_HUB_OFFLINE="1", OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS="1")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     if args.verb == "train": from bench.train import main

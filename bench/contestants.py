@@ -1,7 +1,7 @@
 """Five ways to do one step of preference training on one batch: the loss, its gradient, and the optimizer's step.
 
-Each contestant gets the same weights, the same pairs, prepared beforehand (tokens and processed pixels), and the same noise.
-Making batches is not measured: TRL's collator processes every picture twice, ours once.
+Each contestant gets the same weights, the same pairs, prepared beforehand (tokens and processed pixels), and the same
+noise. Making batches is not measured: TRL's collator processes every picture twice, ours once.
 """
 import tempfile
 
@@ -25,7 +25,8 @@ class Contestant:
         self.vlm = make() if make else shapes.build(shape, device, dtype)
         self.pairs = shapes.pairs(shape)
         self.prepare()
-        if checkpointing: self.vlm.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if checkpointing:
+            self.vlm.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.train()
         self.learning = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.learning.values(), lr=1e-6)
@@ -49,7 +50,8 @@ class Contestant:
         self.optimizer.zero_grad()
         loss = self.loss()
         loss.backward()
-        found = {n.split("base_model.model.")[-1]: p.grad.detach().float().cpu().clone() for n, p in self.learning.items()}
+        found = {n.split("base_model.model.")[-1]: p.grad.detach().float().cpu().clone()
+                 for n, p in self.learning.items()}
         self.optimizer.zero_grad()
         return float(loss.detach()), found
 
@@ -63,12 +65,15 @@ class Ours(Contestant):
         self.branches = Branches(self.vlm)
         rows = [branches.encode(self.vlm, pair) for pair in self.pairs]
         self.batch = branches.to_device(self.branches.collate(rows, self.form != "dpo"), self.device)
-        if self.form != "dpo": self.batch["noisy_images"]["pixel_values"] = self.noisy(self.batch["images"]["pixel_values"])
+        if self.form != "dpo":
+            self.batch["noisy_images"]["pixel_values"] = self.noisy(self.batch["images"]["pixel_values"])
         self.cached = self.remembered() if self.cache else None
 
     def remembered(self):
         kept = list(self.branches.remember(self.batch["clean"], self.batch["images"]))
-        found = {"token_logps": packing.unpack(torch.cat([k["token_logps"] for k in kept]), self.batch["clean"]["real"]), "hidden": torch.cat([k["hidden"] for k in kept])}
+        found = {"token_logps": packing.unpack(torch.cat([k["token_logps"] for k in kept]),
+                                               self.batch["clean"]["real"]),
+                 "hidden": torch.cat([k["hidden"] for k in kept])}
         return found | ({"features": [k["features"] for k in kept]} if self.cache == "features" else {})
 
     def loss(self):
@@ -88,7 +93,8 @@ class OursCached(Ours):
 
 
 class Plain(Contestant):
-    "The released algorithm, restated with whole forwards: three of the policy, three of the reference, the noisy one with gradient"
+    """The released algorithm, restated with whole forwards: three of the policy, three of the reference, the noisy
+    one with gradient"""
     def prepare(self):
         shapes.add_lora(self.vlm, self.shape)
         texts = [[getattr(pair, name) for pair in self.pairs] for name in ("chosen", "rejected")]
@@ -102,13 +108,16 @@ class Plain(Contestant):
     def scores(self):
         chosen, rejected = self.logps(self.chosen), self.logps(self.rejected)
         at = lambda logps, tokens, mask: (logps.gather(-1, tokens[..., None])[..., 0] * mask).sum(-1)
-        found = [at(chosen, self.chosen["input_ids"][:, 1:], self.masks[0]), at(rejected, self.rejected["input_ids"][:, 1:], self.masks[1])]
+        found = [at(chosen, self.chosen["input_ids"][:, 1:], self.masks[0]),
+                 at(rejected, self.rejected["input_ids"][:, 1:], self.masks[1])]
         if self.form != "dpo": found.append(at(chosen, self.noise_tokens(), self.masks[0]))
         return found
 
     def noise_tokens(self):
         if torch.is_grad_enabled() or not hasattr(self, "tokens"): self.tokens = self.logps(self.blind).argmax(-1)
-        else: self.logps(self.blind)   # the released reference makes its own tokens; here it scores the policy's, so that losses can be compared, at the same cost
+        # the released reference makes its own tokens; here it scores the policy's, so that losses can be compared, at
+        # the same cost
+        else: self.logps(self.blind)
         return self.tokens
 
     def loss(self):
@@ -123,11 +132,16 @@ class Trl(Contestant):
     def prepare(self):
         import trl
         from datasets import Dataset
-        rows = [{"images": [p.image], "prompt": [{"role": "user", "content": p.prompt}], "chosen": [{"role": "assistant", "content": p.chosen}],
+        rows = [{"images": [p.image], "prompt": [{"role": "user", "content": p.prompt}],
+                 "chosen": [{"role": "assistant", "content": p.chosen}],
                  "rejected": [{"role": "assistant", "content": p.rejected}]} for p in self.pairs]
-        args = trl.DPOConfig(tempfile.mkdtemp(), per_device_train_batch_size=len(rows), bf16=False, gradient_checkpointing=False, max_length=None, report_to="none",
-                             beta=BETA, use_cpu=self.device.type == "cpu", train_sampling_strategy="sequential", disable_tqdm=True)
-        self.trainer = trl.DPOTrainer(self.vlm.model, args=args, train_dataset=Dataset.from_list(rows), processing_class=self.vlm.processor, peft_config=shapes.lora(self.vlm, self.shape))
+        args = trl.DPOConfig(tempfile.mkdtemp(), per_device_train_batch_size=len(rows), bf16=False,
+                             gradient_checkpointing=False, max_length=None, report_to="none",
+                             beta=BETA, use_cpu=self.device.type == "cpu", train_sampling_strategy="sequential",
+                             disable_tqdm=True)
+        self.trainer = trl.DPOTrainer(self.vlm.model, args=args, train_dataset=Dataset.from_list(rows),
+                                      processing_class=self.vlm.processor,
+                                      peft_config=shapes.lora(self.vlm, self.shape))
         shapes.start(self.trainer.model)
         self.batch = branches.to_device(dict(next(iter(self.trainer.get_train_dataloader()))), self.device)
         if self.form != "dpo": self.prepare_noise()
@@ -147,7 +161,8 @@ class Trl(Contestant):
         self.blind = self.chosen | {"pixel_values": self.noisy(self.chosen["pixel_values"])}
 
     def noise_loss(self):
-        "What a subclass must add: `_compute_loss` gives no logits, so the chosen answers are run again, and their noisy twins"
+        """What a subclass must add: `_compute_loss` gives no logits, so the chosen answers are run again, and their
+        noisy twins"""
         logps = lambda batch: self.model(**batch, use_cache=False).logits[:, :-1].float().log_softmax(-1)
         with torch.no_grad(): y_n = logps(self.blind).argmax(-1)
         y_w = self.chosen["input_ids"][:, 1:]
@@ -158,5 +173,7 @@ class Trl(Contestant):
         return -F.logsigmoid(BETA * (w - n)).mean()
 
 
-CONTESTANTS = {"trl": Trl, "released": Plain, "ours": Ours, "ours_reference_cached": OursReferenceCached, "ours_cached": OursCached}
-FORMS = {"dpo": ["trl", "ours", "ours_reference_cached", "ours_cached"], "released": ["trl", "released", "ours", "ours_reference_cached", "ours_cached"]}
+CONTESTANTS = {"trl": Trl, "released": Plain, "ours": Ours, "ours_reference_cached": OursReferenceCached,
+               "ours_cached": OursCached}
+FORMS = {"dpo": ["trl", "ours", "ours_reference_cached", "ours_cached"],
+         "released": ["trl", "released", "ours", "ours_reference_cached", "ours_cached"]}

@@ -1,7 +1,7 @@
 """`python -m bench gpu`: the step of training at the size of LLaVA-1.5-7B, on the cards that people have.
 
-A smaller card is emulated on a larger one: its memory by a cap, its precision by the type of the weights; not its speed.
-Each part is saved as it ends, and none begins after the time that was given.
+A smaller card is emulated on a larger one: its memory by a cap, its precision by the type of the weights; not its
+speed. Each part is saved as it ends, and none begins after the time that was given.
 """
 import gc, importlib.util, json, tempfile, time
 from dataclasses import dataclass
@@ -23,8 +23,10 @@ class Card:
     gib: float
     dtype: torch.dtype
 
-CARDS = {"this card": Card(0, torch.bfloat16), "t4": Card(14.6, torch.float16), "l4": Card(22., torch.bfloat16), "a100-40": Card(39.4, torch.bfloat16)}
-HOWS = {"16 bits": {}, "16 bits, checkpointed": {"checkpointing": True}, "4 bits, checkpointed": {"checkpointing": True, "quantize": "4bit"}}
+CARDS = {"this card": Card(0, torch.bfloat16), "t4": Card(14.6, torch.float16), "l4": Card(22., torch.bfloat16),
+         "a100-40": Card(39.4, torch.bfloat16)}
+HOWS = {"16 bits": {}, "16 bits, checkpointed": {"checkpointing": True},
+        "4 bits, checkpointed": {"checkpointing": True, "quantize": "4bit"}}
 TINY = shapes.Shape("tiny", (32, 64, 3, 2), (32, 64, 2, 2), 60, 4, 3, 5, 6, 2, 4)
 
 
@@ -75,30 +77,38 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args, state, control, **others):
         stage = Path(args.output_dir).name
         self.took.setdefault(stage, []).append(self.now() - self.start)
-        if self.device != "cpu": self.peaks[stage] = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        if self.device != "cpu":
+            self.peaks[stage] = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
 
 
 def both_stages(shape, card, how, device, folder, n=8, steps=5):
     "Training as a user starts it, from weights on disk through `train`, beside what `povid plan` says of it"
     options, four = HOWS[how], "quantize" in HOWS[how]
-    if four and (device == "cpu" or importlib.util.find_spec("bitsandbytes") is None): return "not measured: needs a GPU and bitsandbytes"
+    if four and (device == "cpu" or importlib.util.find_spec("bitsandbytes") is None):
+        return "not measured: needs a GPU and bitsandbytes"
     if not (folder/"config.json").exists(): shapes.save(shape, folder)
     cap(card, device)
     start, watch = time.time(), _Watch(device)
-    load = lambda: VLM.load(folder, device=device, dtype=torch.float32 if device == "cpu" else card.dtype, quantize="4bit" if four else None)
+    load = lambda: VLM.load(folder, device=device, dtype=torch.float32 if device == "cpu" else card.dtype,
+                            quantize="4bit" if four else None)
     vlm = load()
     found = {"load_s": time.time() - start}
     pairs = shapes.pairs(shape, n)
     with tempfile.TemporaryDirectory() as out:
         checkpointing, half = options.get("checkpointing", False), device != "cpu" and card.dtype == torch.float16
         precision = {"fp16": half, "bf16": not half} if device != "cpu" else {}
-        vlm = stages.train(vlm, pairs, out, batch_size=1, learning_rate=1e-4, max_steps=steps, gradient_checkpointing=checkpointing, callbacks=[watch],
+        vlm = stages.train(vlm, pairs, out, batch_size=1, learning_rate=1e-4, max_steps=steps,
+                           gradient_checkpointing=checkpointing, callbacks=[watch],
                            disable_tqdm=True, **precision)
         found |= {"whole_s": time.time() - start}
-        for stage, (_, *took) in watch.took.items(): found[stage] = {"ms_per_pair": 1e3 * median(took), "ms_range": [1e3 * min(took), 1e3 * max(took)]}
-        for stage, (held, reserved) in watch.peaks.items(): found[stage] |= {"peak_gib": held / 2**30, "reserved_gib": reserved / 2**30}
+        for stage, (_, *took) in watch.took.items():
+            found[stage] = {"ms_per_pair": 1e3 * median(took), "ms_range": [1e3 * min(took), 1e3 * max(took)]}
+        for stage, (held, reserved) in watch.peaks.items():
+            found[stage] |= {"peak_gib": held / 2**30, "reserved_gib": reserved / 2**30}
         if shape is shapes.LLAVA_7B:
-            for stage, form in (("stage1", "dpo"), ("stage2", "paper")): found[stage]["planned_gib"] = plan._memory(plan.rehearse("llava-1.5-7b", form, 128, checkpointing), 4 if four else 16)
+            for stage, form in (("stage1", "dpo"), ("stage2", "paper")):
+                found[stage]["planned_gib"] = plan._memory(plan.rehearse("llava-1.5-7b", form, 128, checkpointing),
+                                                           4 if four else 16)
         scored = lambda: torch.tensor(vlm.score(pairs[0].image, pairs[0].prompt, pairs[0].chosen).logps)
         own = scored()
         del vlm
@@ -106,7 +116,8 @@ def both_stages(shape, card, how, device, folder, n=8, steps=5):
         vlm = load()
         base = scored()
         vlm.load_adapter(Path(out)/"adapter")
-        found |= {"learnt": (own - base).abs().max().item(), "read_again_differs_by": (own - scored()).abs().max().item()}
+        found |= {"learnt": (own - base).abs().max().item(),
+                  "read_again_differs_by": (own - scored()).abs().max().item()}
     return found
 
 
@@ -123,8 +134,11 @@ def measured(quick=True, rounds=None, shape=None, device=None, minutes=7., keep=
             try:
                 if late: rows = "not measured: out of time"
                 elif what == BOTH: rows = both_stages(shape, CARDS[card], how, device, Path(folder))
-                else: rows = part(shape, CARDS[card], how, what, rounds or (3 if quick else 7), (QUICK if quick else FORMS)[what], device, Path(folder))
-            except Exception as error: rows = f"not measured: {type(error).__name__}: {error}"[:500]      # the next part is wanted all the same
+                else:
+                    rows = part(shape, CARDS[card], how, what, rounds or (3 if quick else 7),
+                                (QUICK if quick else FORMS)[what], device, Path(folder))
+            # the next part is wanted all the same
+            except Exception as error: rows = f"not measured: {type(error).__name__}: {error}"[:500]
             found["parts"][title] = rows
             if isinstance(rows, dict) and what != BOTH: show(title, rows)
             else: print(f"\n{title}\n  {json.dumps(rows) if isinstance(rows, dict) else rows}", flush=True)
@@ -136,5 +150,8 @@ def measured(quick=True, rounds=None, shape=None, device=None, minutes=7., keep=
 
 def main(args):
     torch.set_num_threads(1)
-    found = measured(args.quick, args.rounds, keep=(lambda found: measure.keep(found, args.json)) if args.json else lambda found: None)
-    print(f"\n{found['machine']['device']}; {found['minutes']:.1f} minutes" + ("" if torch.cuda.is_available() else "; no CUDA device here: a rehearsal at a tiny size, whose figures say nothing"))
+    found = measured(args.quick, args.rounds,
+                     keep=(lambda found: measure.keep(found, args.json)) if args.json else lambda found: None)
+    print(f"\n{found['machine']['device']}; {found['minutes']:.1f} minutes"
+          + ("" if torch.cuda.is_available()
+             else "; no CUDA device here: a rehearsal at a tiny size, whose figures say nothing"))

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from povid_nb.stats import versions
 
 
-CLOCK = "medians; on a CPU of the process's own CPU time on one thread, so that other work on the machine disturbs little; on a GPU of wall-clock time"
+CLOCK = ("medians; on a CPU of the process's own CPU time on one thread, so that other work on the machine disturbs "
+         "little; on a GPU of wall-clock time")
 
 def clock(device):
     if torch.device(device).type == "cuda": torch.cuda.synchronize(); return time.perf_counter()
@@ -44,7 +45,8 @@ def matrix_rate(device="cpu", dtype=torch.float32, n=None, times=5):
 
 
 def _product(*shapes, out_shape=None, **options):
-    "Of `mm` and `addmm`, also where the type of the outcome stands behind the factors, which torch's own count does not take"
+    """Of `mm` and `addmm`, also where the type of the outcome stands behind the factors, which torch's own count
+    does not take"""
     (rows, inner), (_, columns) = [shape for shape in shapes if isinstance(shape, (tuple, list))][-2:]
     return 2 * rows * inner * columns
 
@@ -52,7 +54,8 @@ def _cpu_attention(q, k, v, *args, out_shape=None, **options): return sdpa_flop_
 def _cpu_attention_backward(grad, q, k, v, *args, out_shape=None, **options): return 5 * sdpa_flop_count(q, k, v) // 2
 
 def operations(work):
-    "Floating-point operations of matrix products and attention (masked places count as if they were computed, since they mostly are)"
+    """Floating-point operations of matrix products and attention (masked places count as if they were computed,
+    since they mostly are)"""
     ops = torch.ops.aten
     own = {ops.mm: _product, ops.addmm: _product, ops._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
            ops._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward}
@@ -88,8 +91,11 @@ def silence():
 
 def machine(device="cpu"):
     "Where this was measured, and with what"
-    name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else next((l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in l), platform.processor())
-    return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "date": time.strftime("%Y-%m-%d"), **versions(("torch", "transformers", "trl", "peft"))}
+    name = (torch.cuda.get_device_name() if torch.device(device).type == "cuda"
+            else next((l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines()
+                       if "model name" in l), platform.processor()))
+    return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+            "date": time.strftime("%Y-%m-%d"), **versions(("torch", "transformers", "trl", "peft"))}
 
 
 def keep(results, file):

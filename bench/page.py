@@ -10,7 +10,9 @@ from .train import COLUMNS, TITLES, lines
 FOLDER = Path(__file__).parent/"results"
 
 
-def table(head, rows): return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] + ["---:"] * (len(head) - 1), *rows))
+def table(head, rows):
+    return "\n".join("| " + " | ".join(map(str, row)) + " |"
+                     for row in (head, ["---"] + ["---:"] * (len(head) - 1), *rows))
 
 def comparison(title, rows):
     body = [r if len(r) == len(COLUMNS) + 1 else [*r, *[""] * (len(COLUMNS) - 1)] for r in lines(rows)]
@@ -20,13 +22,15 @@ def number(value): return f"{value:,.2g}" if value < 10 else f"{value:,.0f}"
 
 def origin(found):
     m = found["machine"]
-    return (f"{m['device']}, one thread of {m['cores']} cores; Python {m['python']}, " + ", ".join(f"{p} {m[p]}" for p in ("torch", "transformers", "trl", "peft")) + f"; {m['date']}")
+    return (f"{m['device']}, one thread of {m['cores']} cores; Python {m['python']}, "
+            + ", ".join(f"{p} {m[p]}" for p in ("torch", "transformers", "trl", "peft")) + f"; {m['date']}")
 
 
 def training(found):
     shapes = found["all"]
     names = {"dpo": "DPO", "released": "POVID, released form"}
-    tables = [comparison(f"{shape}: {names[form]}", rows) for shape, forms in shapes.items() for form, rows in forms.items()]
+    tables = [comparison(f"{shape}: {names[form]}", rows) for shape, forms in shapes.items()
+              for form, rows in forms.items()]
     return f"""## A step of training
 
 `python -m bench train --json bench/results/train.json` ({origin(found)}).
@@ -43,10 +47,12 @@ Loss and gradient are compared with the first row's.
 
 
 def again(now, before):
-    ratio = lambda found, form, name: found["all"][shape][form]["trl"]["ms_per_pair"] / found["all"][shape][form][name]["ms_per_pair"]
+    ratio = lambda found, form, name: (
+        found["all"][shape][form]["trl"]["ms_per_pair"] / found["all"][shape][form][name]["ms_per_pair"])
     (shape, forms), = now["all"].items()
     spread = lambda row: "{:.2f} - {:.2f}".format(*row["ratio_middle_half"])
-    rows = [[f"{form}, {TITLES[name]}", f"{ratio(before, form, name):.2f}", f"{row['ratio']:.2f}", spread(row)] for form in forms for name, row in forms[form].items() if name != "trl"]
+    rows = [[f"{form}, {TITLES[name]}", f"{ratio(before, form, name):.2f}", f"{row['ratio']:.2f}", spread(row)]
+            for form in forms for name, row in forms[form].items() if name != "trl"]
     return f"""## The same with four pairs in a step, beside an older revision
 
 `python -m bench train --quick` of this revision and of {before["revision"]}, at the same time, each on a core of its own ({origin(now)}).
@@ -57,7 +63,9 @@ How many times TRL's time is one's own: of the medians before; now the median of
 
 
 def both_stages(row):
-    cells = lambda stage: [f"{row[stage][key]:,.{digits}f}" for key, digits in (("ms_per_pair", 0), ("peak_gib", 1), ("reserved_gib", 1), ("planned_gib", 1))]
+    cells = lambda stage: [f"{row[stage][key]:,.{digits}f}"
+                           for key, digits in (("ms_per_pair", 0), ("peak_gib", 1), ("reserved_gib", 1),
+                                               ("planned_gib", 1))]
     head = ["", "ms/pair", "GiB at the worst moment", "GiB that torch took", "GiB by `povid plan`"]
     return f"""{table(head, [[stage, *cells(stage)] for stage in ("stage1", "stage2")])}
 
@@ -67,10 +75,14 @@ Loading {row["load_s"]:.0f} s; loading, both stages of 5 steps and all writing {
 
 def on_gpu(found, later):
     "What a first session on a card measured, and what a later one on another card added"
-    m, parts, card = found["machine"], {name: rows for name, rows in found["parts"].items() if name not in later["parts"]}, later["machine"]
-    show = lambda name, rows: f"- {name}: {rows}" if isinstance(rows, str) else f"### {name}\n\n" + both_stages(rows) if "stage1" in rows else comparison(name, rows)
-    took = ", ".join(f"{name} {seconds}" for name, seconds in found.get("lessons", {}).items())      # kept by hand: another command
-    lessons = f"The lessons from top to bottom on the same card (`nbdev_test --path nbs --file_re '^[01].*ipynb' --n_workers 9 --timing`): all pass; seconds: {took}.\n" if took else ""
+    m, parts, card = found["machine"], {name: rows for name, rows in found["parts"].items()
+                                        if name not in later["parts"]}, later["machine"]
+    show = lambda name, rows: (f"- {name}: {rows}" if isinstance(rows, str) else f"### {name}\n\n" + both_stages(rows)
+                               if "stage1" in rows else comparison(name, rows))
+    # kept by hand: another command
+    took = ", ".join(f"{name} {seconds}" for name, seconds in found.get("lessons", {}).items())
+    lessons = (f"The lessons from top to bottom on the same card (`nbdev_test --path nbs --file_re '^[01].*ipynb' "
+               f"--n_workers 9 --timing`): all pass; seconds: {took}.\n" if took else "")
     return f"""## On a GPU
 
 `python -m bench gpu --quick --json bench/results/gpu.json` ({m["device"]}; Python {m["python"]}, torch {m["torch"]}, transformers {m["transformers"]}, peft {m["peft"]}; {m["date"]}; other work on the machine's CPU cores).
@@ -85,7 +97,8 @@ The comparisons with TRL are of another card, {card["device"]} (torch {card["tor
 
 
 def memory(now, before):
-    rows = [[name, *(number(one["steps"][name][key]) for one in (before, now) for key in ("mb", "checkpointed_mb"))] for name in now["steps"]]
+    rows = [[name, *(number(one["steps"][name][key]) for one in (before, now) for key in ("mb", "checkpointed_mb"))]
+            for name in now["steps"]]
     s = now["shape"]
     return f"""## Memory of a step
 
@@ -101,7 +114,8 @@ def plain(axis, values):
     "Only these values along an axis, as plain numbers"
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
     short = lambda v: f"{v / 1e6:.1f}M" if v >= 1e5 else f"{v:,}"
-    axis.set_major_locator(FixedLocator(values)); axis.set_major_formatter(FixedFormatter([short(v) for v in values])); axis.set_minor_locator(NullLocator())
+    axis.set_major_locator(FixedLocator(values))
+    axis.set_major_formatter(FixedFormatter([short(v) for v in values])); axis.set_minor_locator(NullLocator())
 
 
 def figure(found):
@@ -112,7 +126,8 @@ def figure(found):
     for ax, name in zip(axes, names):
         one = found[name]
         ax.loglog(one["x"], one["ms"], "o-", label="measured")
-        ax.loglog(one["x"], [one["ms"][-1] * x / one["x"][-1] for x in one["x"]], ":", color="grey", label="proportional")
+        ax.loglog(one["x"], [one["ms"][-1] * x / one["x"][-1] for x in one["x"]], ":", color="grey",
+                  label="proportional")
         ax.set(xlabel=one["title"], title=f"exponent {one['exponent']:.2f}")
         plain(ax.xaxis, one["x"])
         plain(ax.yaxis, [100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000])
@@ -124,9 +139,12 @@ def figure(found):
 
 def growth(found):
     figure(found)
-    rows = [[one["title"], ", ".join(f"{x:,}" for x in one["x"]), ", ".join(number(ms) for ms in one["ms"]), f"{one['exponent']:.2f}", f"{one['exponent_of_operations']:.2f}" if "gflop" in one else ""]
+    rows = [[one["title"], ", ".join(f"{x:,}" for x in one["x"]), ", ".join(number(ms) for ms in one["ms"]),
+             f"{one['exponent']:.2f}", f"{one['exponent_of_operations']:.2f}" if "gflop" in one else ""]
             for one in (found[name] for name in (*scale.SERIES, "pairs"))]
-    large = [[name, number(run["exaflop"]), number(run["cache_gb"]), *(number(h) for h in run["hours"].values())] for name, run in found["large"].items()]
+    large = [[name, number(run["exaflop"]), number(run["cache_gb"]), *(number(h) for h in run["hours"].values())]
+             for name, run in found["large"].items()]
+    hours = [f"hours on {n} GPU{'s' * (int(n) > 1)}" for n in next(iter(found["large"].values()))["hours"]]
     cluster = found["cluster"]
     return f"""## How the cost grows
 
@@ -145,7 +163,7 @@ LLaVA-1.5-7B's shape (576 picture tokens, 60 of prompt, answers of 110), LoRA of
 Operations are counted by a formula (`bench/scale.py`, `arithmetic`; a test holds it to the operations that a real step of a small model makes).
 Hours assume {scale.RATE / 1e12:.0f} TFLOP/s from each GPU, which is about 40 % of an H100's peak in bf16, all of them busy all the time. No run of this size was made.
 
-{table(["run", "EFLOP", "cache, GB", *(f"hours on {n} GPU{'s' * (int(n) > 1)}" for n in next(iter(found["large"].values()))["hours"])], large)}
+{table(["run", "EFLOP", "cache, GB", *hours], large)}
 
 What grows otherwise than in proportion:
 
@@ -156,7 +174,8 @@ What grows otherwise than in proportion:
 
 
 def many(found):
-    rows = [[f"{row['pairs']:,}", *(number(row[key]) for key in ("own_mb", "mapped_mb", "read_s", "once_through_s"))] for row in found["rows"]]
+    rows = [[f"{row['pairs']:,}", *(number(row[key]) for key in ("own_mb", "mapped_mb", "read_s", "once_through_s"))]
+            for row in found["rows"]]
     return f"""## Many pairs
 
 `python -m bench pairs --json bench/results/pairs.json` ({origin(found)}).
@@ -180,5 +199,10 @@ From files to numbers; {found["clock"]}.
 
 def main(args):
     read = lambda name: json.loads((FOLDER/f"{name}.json").read_text())
-    (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from the files beside it. Times belong to this machine; ratios within a table are what carries over.\n\n"
-                                    + training(read("train")) + "\n" + again(read("train_quick"), read("train_quick_before")) + "\n" + on_gpu(read("gpu"), read("gpu_h100")) + "\n" + memory(read("memory"), read("memory_before")) + "\n" + growth(read("scale")) + "\n" + many(read("pairs")) + "\n" + counting(read("scores")))
+    (FOLDER/"README.md").write_text("# Results\n\nWritten by `python -m bench page` from the files beside it. Times "
+                                    "belong to this machine; ratios within a table are what carries over.\n\n"
+                                    + training(read("train")) + "\n"
+                                    + again(read("train_quick"), read("train_quick_before")) + "\n"
+                                    + on_gpu(read("gpu"), read("gpu_h100")) + "\n"
+                                    + memory(read("memory"), read("memory_before")) + "\n" + growth(read("scale"))
+                                    + "\n" + many(read("pairs")) + "\n" + counting(read("scores")))

@@ -1,8 +1,9 @@
 """The method on real parts at full size: python -m bench.real_parts FOLDER [--base FOLDER] [--tiny] [--shift N]
 
-Every method at three learning rates with five seeds, side by side in one batch (povid_nb.stacked), on right answers that are clean and
-on the base's own; settings are chosen on validation scenes, with equal tries. What is done is kept in FOLDER and not done again, so
-a stopped run goes on. Meant for a GPU; on a CPU it takes days, and `--tiny` shows in some minutes that it runs.
+Every method at three learning rates with five seeds, side by side in one batch (povid_nb.stacked), on right answers
+that are clean and on the base's own; settings are chosen on validation scenes, with equal tries. What is done is kept
+in FOLDER and not done again, so a stopped run goes on. Meant for a GPU; on a CPU it takes days, and `--tiny` shows in
+some minutes that it runs.
 """
 import argparse, json, random
 from dataclasses import replace
@@ -16,7 +17,8 @@ from povid_nb.procs import write_json, write_tensors
 from povid_nb.stacked import _prompt, describe_stacked, fit_stacked, unstack
 from povid_nb.vlm import VLM
 
-FULL = dict(pairs=480, validation=150, test=300, seeds=(0, 1, 2, 3, 4), rates=(1e-4, 3e-4, 1e-3), steps=48, size=16, at_once=2)
+FULL = dict(pairs=480, validation=150, test=300, seeds=(0, 1, 2, 3, 4), rates=(1e-4, 3e-4, 1e-3), steps=48, size=16,
+            at_once=2)
 TINY = dict(pairs=6, validation=4, test=4, seeds=(0, 1), rates=(1e-4, 1e-3), steps=2, size=4, at_once=2)
 
 
@@ -32,7 +34,9 @@ def cells():
             "noise alone": (replace(METHODS["POVID, paper"], loss=noise_only), "rule"),
             "POVID, released": (METHODS["POVID, released"], "rule")}
     found = {(kind, name): how for kind in ("clean", "own") for name, how in some.items()}
-    return found | {("clean", "own caption rejected"): (METHODS["DPO"], "own"), ("any", "on-policy DPO"): (METHODS["DPO"], "ranked")}
+    return (found
+            | {("clean", "own caption rejected"): (METHODS["DPO"], "own"),
+               ("any", "on-policy DPO"): (METHODS["DPO"], "ranked")})
 
 
 class Bench:
@@ -53,7 +57,8 @@ class Bench:
         from safetensors.torch import load_file
         file, eye = self.folder/f"{name}.safetensors", self.vlm.processor.image_processor
         if not file.exists():
-            rows = [eye([s.image() for s in scenes[i:i + 64]], return_tensors="pt").pixel_values for i in range(0, len(scenes), 64)]
+            rows = [eye([s.image() for s in scenes[i:i + 64]], return_tensors="pt").pixel_values
+                    for i in range(0, len(scenes), 64)]
             write_tensors(file, {"pixels": torch.cat(rows)})
         return load_file(file)["pixels"]
 
@@ -95,7 +100,8 @@ class Bench:
         made = []
         for s, *texts in zip(self.pool, *(self.own(i) for i in (1, 2, 3, 4))):
             texts = sorted(filter(None, texts), key=lambda t: self.order(s, t))
-            if len(texts) > 1 and self.wrong(s, texts[0]) < self.wrong(s, texts[-1]): made.append((s, texts[0], texts[-1]))
+            if len(texts) > 1 and self.wrong(s, texts[0]) < self.wrong(s, texts[-1]):
+                made.append((s, texts[0], texts[-1]))
         return made
 
     def data(self, kind, writer):
@@ -109,14 +115,17 @@ class Bench:
 
     def counts(self, scenes, texts):
         table = chair.score(list(texts), [s.objects for s in scenes], self.source.vocabulary).columns
-        found = {k: [int(v) for v in table[k]] for k in ("any_wrong", "wrong", "mentions", "found", "there", "words", "n")}
+        found = {k: [int(v) for v in table[k]]
+                 for k in ("any_wrong", "wrong", "mentions", "found", "there", "words", "n")}
         rows = [s.inventions({m.kind for m in self.source.vocabulary.find(t)}) for s, t in zip(scenes, texts)]
         return found | {k: [r[k] for r in rows] for k in rows[0]}
 
     def before(self):
         def write():
-            both = {"validation": ("counter", "validation"), "typical": ("typical", "test"), "counter": ("counter", "test")}
-            return {name: self.counts(self.scenes(*of), describe_stacked(self.vlm, self.test_pixels(*of))[0]) for name, of in both.items()}
+            both = {"validation": ("counter", "validation"), "typical": ("typical", "test"),
+                    "counter": ("counter", "test")}
+            return {name: self.counts(self.scenes(*of), describe_stacked(self.vlm, self.test_pixels(*of))[0])
+                    for name, of in both.items()}
         return self.kept("before", write)
 
     def cell(self, kind, name):
@@ -128,7 +137,8 @@ class Bench:
             layers, losses = fit_stacked(self.vlm, method, data, runs, s["steps"], s["size"], at_once=s["at_once"])
         said = describe_stacked(self.vlm, self.test_pixels("counter", "validation"), len(runs), 75)
         tried = [trials._scores(self.counts(self.scenes("counter", "validation"), texts)) for texts in said]
-        means = [{m: float(np.mean([t[m] for t, run in zip(tried, runs) if run[1] == rate])) for m in tried[0]} for rate in s["rates"]]
+        means = [{m: float(np.mean([t[m] for t, run in zip(tried, runs) if run[1] == rate])) for m in tried[0]}
+                 for rate in s["rates"]]
         best = s["rates"][trials._best(means, trials._scores(self.before()["validation"])["recall"] - .04)]
         kept = [i for i, (_, rate) in enumerate(runs) if rate == best]
         for layer in layers: layer.a.data, layer.b.data = layer.a.data[kept], layer.b.data[kept]
@@ -141,7 +151,8 @@ class Bench:
                     losses=losses.tolist(), counts=found)
 
     def shift(self, n=200):
-        "How probable the cue's partner is right behind the cue, as noise rises; blind, and by the language model alone"
+        """How probable the cue's partner is right behind the cue, as noise rises; blind, and by the language model
+        alone"""
         some = self.scenes("counter", "test")[:n]
         hide = lambda k: k and (lambda v: noise.noisy_rows(v, [k] * len(v), range(len(v)), 0))
         ask = lambda pixels: lambda: plausible.partner_probs(self.vlm, some, None, pixels or None, min(n, 10)).tolist()
@@ -151,16 +162,19 @@ class Bench:
 
 
 def shift_summary(probs):
-    "name -> the mean, what it is more than without noise, with 95 % intervals over scenes, and the correlation with it"
+    """name -> the mean, what it is more than without noise, with 95 % intervals over scenes, and the correlation
+    with it"""
     picks = np.random.default_rng(0).integers(0, len(probs["k=0"]), (4000, len(probs["k=0"])))
     measure = lambda x: [float(x.mean()), *map(float, np.quantile(x[picks].mean(1), [.025, .975]))]
     clean = np.array(probs["k=0"])
-    return {name: dict(mean=measure(np.array(p)), more=measure(np.array(p) - clean), correlation=float(np.corrcoef(p, clean)[0, 1])) for name, p in probs.items()}
+    return {name: dict(mean=measure(np.array(p)), more=measure(np.array(p) - clean),
+                       correlation=float(np.corrcoef(p, clean)[0, 1])) for name, p in probs.items()}
 
 
 def summary(bench):
     "Means over seeds with intervals, and all differences, for each kind of right answers"
-    out = dict(seeds=list(bench.sizes["seeds"]), sizes=bench.sizes, versions=stats.versions(), means={}, differences={}, tried={})
+    out = dict(seeds=list(bench.sizes["seeds"]), sizes=bench.sizes, versions=stats.versions(), means={},
+               differences={}, tried={})
     before = {0: {split: bench.before()[split] for split in ("typical", "counter")}}
     for kind in ("clean", "own"):
         runs, out["tried"][kind] = {"before": before}, {}
@@ -168,7 +182,8 @@ def summary(bench):
             file = bench.folder/f"cell-{of}-{name}.json"
             if of not in (kind, "any") or not file.exists(): continue
             cell = json.loads(file.read_text())
-            runs[name] = {seed: {split: cell["counts"][split][seed] for split in cell["counts"]} for seed in cell["counts"]["counter"]}
+            runs[name] = {seed: {split: cell["counts"][split][seed] for split in cell["counts"]}
+                          for seed in cell["counts"]["counter"]}
             out["tried"][kind][name] = cell["tried"]
         out["means"][kind], out["differences"][kind] = trials._summarise(runs)
     return out
@@ -188,7 +203,8 @@ if __name__ == "__main__":
     found = shift_summary(bench.shift(n))
     write_json(bench.folder/"shift.json", dict(scenes=n, base=given.base, found=found, versions=stats.versions()))
     for name, one in found.items():
-        print(f"P(partner) {name}:", *("{} {:.4f} ({:.4f} to {:.4f})".format(what, *one[what]) for what in ("mean", "more")),
+        print(f"P(partner) {name}:",
+              *("{} {:.4f} ({:.4f} to {:.4f})".format(what, *one[what]) for what in ("mean", "more")),
               f"correlation {one['correlation']:.2f}", flush=True)
     if given.shift: raise SystemExit
     for kind, name in cells():

@@ -13,5 +13,7 @@ def main(args):
             for checkpointing in (False, True):
                 need = rehearse(name, form, 64 if "smol" in name else 128, checkpointing)
                 found[f"{name}, {form}{', checkpointed' * checkpointing}"] = vars(need)
-                print(f"{name:16}{form:8}{'yes' if checkpointing else 'no':14}{need.weights / 2**30:14.2f}{need.step / 2**30:12.2f}{need.flops / 1e12:12.2f}{'packed' if need.packed else 'plain':>9}", flush=True)
+                print(f"{name:16}{form:8}{'yes' if checkpointing else 'no':14}{need.weights / 2**30:14.2f}"
+                      f"{need.step / 2**30:12.2f}{need.flops / 1e12:12.2f}{'packed' if need.packed else 'plain':>9}",
+                      flush=True)
     if args.json: measure.keep({"steps": found, "torch": torch.__version__}, args.json)

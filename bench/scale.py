@@ -14,7 +14,8 @@ SERIES = {   # what varies: its name, a shape for each value, and the values
     "answer": ("answer, tokens", lambda n: replace(BASE, answer=n), (12, 24, 48, 96, 192)),
     "picture": ("picture, tokens", lambda side: replace(BASE, side=side), (6, 8, 12, 16, 20)),
     "batch": ("batch, pairs", lambda n: replace(BASE, batch=n), (1, 2, 4, 8)),
-    "model": ("language model, weights", lambda width: replace(BASE, text=(width, int(width * 2.6875), 6, width // 32)), (64, 128, 256, 384)),
+    "model": ("language model, weights",
+              lambda width: replace(BASE, text=(width, int(width * 2.6875), 6, width // 32)), (64, 128, 256, 384)),
 }
 
 
@@ -24,30 +25,36 @@ def exponent(x, y):
 
 
 def series(name, rounds, quick=False):
-    "One step of the released form, uncached, for each value, in turns: what varies, milliseconds, operations, the exponents of both"
+    """One step of the released form, uncached, for each value, in turns: what varies, milliseconds, operations, the
+    exponents of both"""
     title, make, values = SERIES[name]
     group = {v: contestants.Ours(make(v), "released") for v in (values[1:4] if quick else values)}
     for one in group.values(): one.step()   # not measured
     took = measure.alternating({v: one.step for v, one in group.items()}, rounds)
-    size = lambda v, one: {"picture": one.shape.image_tokens, "model": sum(p.numel() for p in one.vlm.part("language_model").parameters())}.get(name, v)
+    size = lambda v, one: {"picture": one.shape.image_tokens,
+                           "model": sum(p.numel() for p in one.vlm.part("language_model").parameters())}.get(name, v)
     x, ms = [size(v, one) for v, one in group.items()], [1e3 * measure.middle(took[v]) for v in group]
     gflop = [measure.operations(one.step) / 1e9 for one in group.values()]
-    return {"title": title, "x": x, "ms": ms, "gflop": gflop, "exponent": exponent(x, ms), "exponent_of_operations": exponent(x, gflop)}
+    return {"title": title, "x": x, "ms": ms, "gflop": gflop, "exponent": exponent(x, ms),
+            "exponent_of_operations": exponent(x, gflop)}
 
 
 def pairs_series(counts):
     "A whole run on so many pairs, one epoch with noise and a cached reference: its CPU time, and the cache on disk"
     shape, ms, kilobytes = replace(BASE, side=6, answer=16, batch=1), [], []
-    run = lambda n, folder: train(shapes.build(shape), shapes.pairs(shape, n), folder, stage=2, form="released", cache="reference", batch_size=4, rank=shape.rank, save_strategy="no", disable_tqdm=True)
+    run = lambda n, folder: train(shapes.build(shape), shapes.pairs(shape, n), folder, stage=2, form="released",
+                                  cache="reference", batch_size=4, rank=shape.rank, save_strategy="no",
+                                  disable_tqdm=True)
     with tempfile.TemporaryDirectory() as folder: run(4, folder)   # not measured
     for n in counts:
         with tempfile.TemporaryDirectory() as folder:
             ms.append(1e3 * measure.seconds(lambda: run(n, folder)))
             kilobytes.append(sum(f.stat().st_size for f in Path(folder).glob("stage2/cache/**/*.safetensors")) / 1e3)
-    return {"title": "pairs, a whole run", "x": list(counts), "ms": ms, "kilobytes": kilobytes, "exponent": exponent(counts, ms)}
+    return {"title": "pairs, a whole run", "x": list(counts), "ms": ms, "kilobytes": kilobytes,
+            "exponent": exponent(counts, ms)}
 
 
-# ---- Large runs, by arithmetic ------------------------------------------------------------------------------------------
+# ---- Large runs, by arithmetic --------------------------------------------------------------------------------------
 
 RUNS = {"17K pairs (the paper)": 17_000, "1M pairs": 1_000_000, "100M pairs": 100_000_000}
 GPUS = (1, 8, 64, 1024)
@@ -59,33 +66,42 @@ def adapter_weights(shape):
     return layers * shape.rank * (4 * 2 * width + 3 * (width + inner))
 
 def arithmetic(shape, form, cached=True, checkpointing=True):
-    "Operations of a pair, by counting: two for each weight and token forward; as many again back through frozen weights, and again where the forward is repeated"
+    """Operations of a pair, by counting: two for each weight and token forward; as many again back through frozen
+    weights, and again where the forward is repeated"""
     width, inner, layers, _ = shape.text
     stem, answer, noisy = shape.image_tokens + shape.prompt, shape.answer, form == "released"
     packed = stem + 2 * answer
-    plain = 2 * layers * (4 * width**2 + 3 * width * inner + 2 * width * stem)    # of a token: weights, and looking at those before it
+    # of a token: weights, and looking at those before it
+    plain = 2 * layers * (4 * width**2 + 3 * width * inner + 2 * width * stem)
     learnt = plain + 2 * adapter_weights(shape)
-    language = packed * (learnt * (2 if checkpointing else 1) + plain + 4 * adapter_weights(shape)) + noisy * (stem + answer) * learnt + (not cached) * packed * plain
+    language = (packed * (learnt * (2 if checkpointing else 1) + plain + 4 * adapter_weights(shape))
+                + noisy * (stem + answer) * learnt + (not cached) * packed * plain)
     vision_width, vision_inner, vision_layers, _ = shape.tower
-    look = 2 * (shape.image_tokens + 1) * (vision_layers - 1) * (4 * vision_width**2 + 2 * vision_width * vision_inner + 2 * vision_width * shape.image_tokens)
+    look = 2 * (shape.image_tokens + 1) * (vision_layers - 1) * (4 * vision_width**2 + 2 * vision_width * vision_inner
+        + 2 * vision_width * shape.image_tokens)
     project = 2 * shape.image_tokens * (vision_width * width + width**2)
-    head = 2 * width * shape.vocabulary * answer * (4 + noisy + (noisy if cached else 2))   # both answers there and back, the noisy answer, and the reference
+    # both answers there and back, the noisy answer, and the reference
+    head = 2 * width * shape.vocabulary * answer * (4 + noisy + (noisy if cached else 2))
     return language + (look + project) * (noisy + (not cached)) + head
 
 
 PAPER = replace(shapes.LLAVA_7B, rank=128)
 
 def large_run(pairs, shape=PAPER):
-    "Three epochs of text and one with noise, the reference of each stage computed once: operations, hours, and the cache. Nothing of it is measured"
+    """Three epochs of text and one with noise, the reference of each stage computed once: operations, hours, and
+    the cache. Nothing of it is measured"""
     once = {form: arithmetic(shape, form) for form in ("dpo", "released")}
     reference = arithmetic(shape, "dpo", cached=False) - once["dpo"]
     total = pairs * (3 * once["dpo"] + once["released"] + 2 * reference)
-    return {"exaflop": total / 1e18, "cache_gb": pairs * shape.answer * shape.text[0] * 2 / 1e9, "hours": {n: total / (n * RATE) / 3600 for n in GPUS}}
+    return {"exaflop": total / 1e18, "cache_gb": pairs * shape.answer * shape.text[0] * 2 / 1e9,
+            "hours": {n: total / (n * RATE) / 3600 for n in GPUS}}
 
 
 def step_on_a_cluster(shape=PAPER):
-    "Seconds of a step of one pair for each GPU: the work, and the adapter's gradient around the ring (bf16). Not measured"
-    return {"adapter_weights": adapter_weights(shape), "work": arithmetic(shape, "dpo") / RATE, "wire": 2 * 2 * adapter_weights(shape) / WIRE}
+    """Seconds of a step of one pair for each GPU: the work, and the adapter's gradient around the ring (bf16). Not
+    measured"""
+    return {"adapter_weights": adapter_weights(shape), "work": arithmetic(shape, "dpo") / RATE,
+            "wire": 2 * 2 * adapter_weights(shape) / WIRE}
 
 
 def main(args):
@@ -93,10 +109,13 @@ def main(args):
     started, found = time.time(), {}
     for name in SERIES:
         found[name] = one = series(name, args.rounds or 3, args.quick)
-        print(f"{one['title']:25}{one['x']}: {[round(v) for v in one['ms']]} ms a step, exponent {one['exponent']:.2f} (of operations {one['exponent_of_operations']:.2f})", flush=True)
+        print(f"{one['title']:25}{one['x']}: {[round(v) for v in one['ms']]} ms a step, exponent "
+              f"{one['exponent']:.2f} (of operations {one['exponent_of_operations']:.2f})", flush=True)
     found["pairs"] = one = pairs_series((8, 16, 32) if args.quick else (64, 128, 256, 512))
-    print(f"{one['title']:25}{one['x']}: {[round(v) for v in one['ms']]} ms, exponent {one['exponent']:.2f}", flush=True)
+    print(f"{one['title']:25}{one['x']}: {[round(v) for v in one['ms']]} ms, exponent {one['exponent']:.2f}",
+          flush=True)
     found |= {"large": {name: large_run(n) for name, n in RUNS.items()}, "cluster": step_on_a_cluster()}
-    for name, run in found["large"].items(): print(f"{name}: {run['exaflop']:.3g} EFLOP, {run['hours'][8]:.3g} hours on 8 GPUs (arithmetic, not measured)")
+    for name, run in found["large"].items():
+        print(f"{name}: {run['exaflop']:.3g} EFLOP, {run['hours'][8]:.3g} hours on 8 GPUs (arithmetic, not measured)")
     found |= {"machine": measure.machine(), "clock": measure.CLOCK, "minutes": (time.time() - started) / 60}
     if args.json: measure.keep(found, args.json)

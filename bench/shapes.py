@@ -6,15 +6,18 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor,
+from transformers import (CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration,
+                          LlavaProcessor,
                           PreTrainedTokenizerFast)
 
 from povid_nb.pairs import Example, Pair
 from povid_nb.stages import adapter_targets
 from povid_nb.vlm import VLM
 
-TEMPLATE = ("{% for m in messages %}{% if m['role'] == 'user' %}<s> {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }}"
-            "{% endif %}{% endfor %}{% else %} {% for c in m['content'] %}{{ c['text'] }}{% endfor %} </s>{% endif %}{% endfor %}")
+TEMPLATE = ("{% for m in messages %}{% if m['role'] == 'user' %}<s> {% for c in m['content'] %}{% if c['type'] == "
+            "'image' %}<image> {% else %}{{ c['text'] }}"
+            "{% endif %}{% endfor %}{% else %} {% for c in m['content'] %}{{ c['text'] }}{% endfor %} </s>{% endif "
+            "%}{% endfor %}")
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,12 @@ class Shape:
     def image_tokens(self): return self.side**2
 
 
-BUILT_IN = Shape("built-in", text=(192, 512, 4, 6), vocabulary=430, patch=16, side=6, prompt=14, answer=32, batch=16, rank=32)
+BUILT_IN = Shape("built-in", text=(192, 512, 4, 6), vocabulary=430, patch=16, side=6, prompt=14, answer=32, batch=16,
+                 rank=32)
 LLAVA_2K = Shape("LLaVA-proportioned, vocabulary 2K")
 LLAVA_32K = Shape("LLaVA-proportioned, vocabulary 32K", vocabulary=32064)
-LLAVA_7B = Shape("LLaVA-1.5-7B shape", (1024, 4096, 24, 16), (4096, 11008, 32, 32), 32064, 14, 24, 60, 110, batch=2, rank=16)
+LLAVA_7B = Shape("LLaVA-1.5-7B shape", (1024, 4096, 24, 16), (4096, 11008, 32, 32), 32064, 14, 24, 60, 110, batch=2,
+                 rank=16)
 
 
 def processor(shape):
@@ -48,21 +53,28 @@ def processor(shape):
     words = {w: i for i, w in enumerate(special + [f"w{i}" for i in range(len(special), shape.vocabulary)])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+                                   pad_token="<pad>",
                                    additional_special_tokens=["<image>"])
     size = shape.side * shape.patch
-    return LlavaProcessor(CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}), fast, patch_size=shape.patch,
-                          vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=TEMPLATE)
+    return LlavaProcessor(CLIPImageProcessorPil(size={"shortest_edge": size},
+                                                crop_size={"height": size, "width": size}), fast,
+                          patch_size=shape.patch,
+                          vision_feature_select_strategy="default", num_additional_image_tokens=1,
+                          chat_template=TEMPLATE)
 
 
 def config(shape):
     width, inner, layers, heads = shape.tower
-    vision = CLIPVisionConfig(hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
+    vision = CLIPVisionConfig(hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+                              num_attention_heads=heads,
                               image_size=shape.side * shape.patch, patch_size=shape.patch)
     width, inner, layers, heads = shape.text
-    text = LlamaConfig(vocab_size=shape.vocabulary, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
+    text = LlamaConfig(vocab_size=shape.vocabulary, hidden_size=width, intermediate_size=inner,
+                       num_hidden_layers=layers, num_attention_heads=heads,
                        num_key_value_heads=heads, max_position_embeddings=4096, pad_token_id=3)
-    return LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, pad_token_id=3, vision_feature_layer=-2, vision_feature_select_strategy="default")
+    return LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, pad_token_id=3,
+                       vision_feature_layer=-2, vision_feature_select_strategy="default")
 
 
 def build(shape, device="cpu", dtype=torch.float32):
@@ -83,7 +95,8 @@ def save(shape, folder):
     vlm.processor.save_pretrained(folder)
 
 
-def lora(vlm, shape): return LoraConfig(r=shape.rank, lora_alpha=2 * shape.rank, lora_dropout=0., target_modules=adapter_targets(vlm))
+def lora(vlm, shape):
+    return LoraConfig(r=shape.rank, lora_alpha=2 * shape.rank, lora_dropout=0., target_modules=adapter_targets(vlm))
 
 def start(model):
     "Adapter weights to start from: not zero, so that policy and reference differ, and the same for all contestants"
@@ -104,4 +117,5 @@ def pairs(shape, n=None, seed=0):
     text = lambda k: " ".join(f"w{i}" for i in rng.integers(5, shape.vocabulary, k))
     size = shape.side * shape.patch
     image = lambda: Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
-    return [Pair(Example(image(), text(shape.prompt - 1), text(shape.answer - 1), id=f"pair {i}"), text(shape.answer - 1)) for i in range(n or shape.batch)]
+    return [Pair(Example(image(), text(shape.prompt - 1), text(shape.answer - 1), id=f"pair {i}"),
+                 text(shape.answer - 1)) for i in range(n or shape.batch)]

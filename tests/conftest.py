@@ -17,7 +17,8 @@ def name_operators():
     except RuntimeError:
         text = open(f"{there.submodule_search_locations[0]}/_meta_registrations.py").read()
         library = torch.library.Library("torchvision", "DEF")
-        for name in set(re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', text)): library.define(f"{name}(Tensor a) -> Tensor")
+        for name in set(re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', text)):
+            library.define(f"{name}(Tensor a) -> Tensor")
         return library
 
 
@@ -50,14 +51,15 @@ def pytest_collection_modifyitems(config, items):
             if item.get_closest_marker(marker): item.add_marker(pytest.mark.skip(reason=reason))
 
 
-# ---- No network ------------------------------------------------------------------------------------------------------
+# ---- No network -----------------------------------------------------------------------------------------------------
 
 class NetworkTouched(OSError):
     "A test tried to leave this machine"
 
 
 def is_local(host):
-    return host in (None, "", "localhost", "0.0.0.0", "::1", "::", socket.gethostname()) or str(host).startswith("127.")
+    return (host in (None, "", "localhost", "0.0.0.0", "::1", "::", socket.gethostname())
+            or str(host).startswith("127."))
 
 
 def guard(host):
@@ -84,7 +86,7 @@ def no_network():
         yield
 
 
-# ---- Chromium --------------------------------------------------------------------------------------------------------
+# ---- Chromium -------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="session")
 def browser():
@@ -101,13 +103,15 @@ def browser():
 
 @pytest.fixture
 def page(browser):
-    "A fresh page that can reach this machine only. `page.outside` lists what it asked for elsewhere, `page.errors` its errors"
+    """A fresh page that can reach this machine only. `page.outside` lists what it asked for elsewhere,
+    `page.errors` its errors"""
     tab = browser.new_page(viewport={"width": 1280, "height": 1600})
     tab.outside, tab.errors = [], []
 
     def local_only(route):
         url = route.request.url
-        if url.startswith(("http://127.0.0.1", "http://localhost", "file:", "data:", "blob:")): return route.continue_()
+        if url.startswith(("http://127.0.0.1", "http://localhost", "file:", "data:", "blob:")):
+            return route.continue_()
         tab.outside.append(url)
         route.abort()
 

@@ -32,11 +32,14 @@ def ship(run):
     for name, step in PARTS.items():
         source, target = run/step/"adapter", TARGET/name
         target.mkdir(parents=True, exist_ok=True)
-        tensors = {key: value.to(torch.float16).contiguous() for key, value in load_file(source/"adapter_model.safetensors").items()}
+        tensors = {key: value.to(torch.float16).contiguous()
+                   for key, value in load_file(source/"adapter_model.safetensors").items()}
         save_file(tensors, target/"adapter_model.safetensors", metadata={"format": "pt"})
         config = json.loads((source/"adapter_config.json").read_text()) | {"base_model_name_or_path": "tiny"}
         (target/"adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-        card = CARD.format(name=name, what=WHAT[name], command=re.sub(r"--out \S+", "--out runs/clean", report["command"]), chair_s=percent(step, "chair_s"),
+        card = CARD.format(name=name, what=WHAT[name],
+                           command=re.sub(r"--out \S+", "--out runs/clean", report["command"]),
+                           chair_s=percent(step, "chair_s"),
                            before=percent("base", "chair_s"), recall=percent(step, "recall"))
         (target/"README.md").write_text(card)
     return sum(file.stat().st_size for file in TARGET.rglob("*.*"))

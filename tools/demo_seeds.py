@@ -24,7 +24,8 @@ def counts(out, n):
             folder = (Path(out) if who == "base" else place)/"said"/who
             if "files" not in (_record(folder) or {}): continue
             name = "before" if who == "base" else f"{answers}: {report._name(who)}"
-            found[name] = {split: answered(folder/split, world.scenes(split, "test", n)) for split in ("typical", "counter")}
+            found[name] = {split: answered(folder/split, world.scenes(split, "test", n))
+                           for split in ("typical", "counter")}
     return found
 
 
@@ -50,10 +51,13 @@ def summary(folders):
     means, differences = trials._summarise(found)
     side = lambda who: who.partition(":")[0]
     wanted = lambda b, a: a == "before" or (side(a) == side(b) and b > a)
-    each = {who: {seed: {split: trials._scores(t) for split, t in splits.items()} for seed, splits in by.items()} for who, by in found.items()}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    each = {who: {seed: {split: trials._scores(t) for split, t in splits.items()} for seed, splits in by.items()}
+            for who, by in found.items()}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True,
+                            text=True).stdout.strip()
     again = [f"povid run --config demo --seed {seed} --out runs/demo-{seed}" for seed in seeds]
-    return dict(means=means, differences={name: d for name, d in differences.items() if wanted(*name.split(" - "))}, each=each,
+    return dict(means=means, differences={name: d for name, d in differences.items() if wanted(*name.split(" - "))},
+                each=each,
                 seeds=seeds, settings=settings, commands=again, commit=commit, versions=versions())
 
 

@@ -119,11 +119,14 @@ def public(file):
     "The names in a module's `__all__`"
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__": return ast.literal_eval(node.value)
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return ast.literal_eval(node.value)
     return []
 
 
 if __name__ == "__main__":
-    rows = sorted((FLOORS.get(file.stem, -1), file.stem, len(file.read_text().splitlines()), len(public(file))) for file in modules())
+    rows = sorted((FLOORS.get(file.stem, -1), file.stem, len(file.read_text().splitlines()), len(public(file)))
+                  for file in modules())
     for floor, name, lines, names in rows: print(f"{floor:>2}  {name:12} {lines:>5} lines {names:>4} names")
-    print(f"{len(rows)} modules, {sum(r[2] for r in rows):,} lines, longest {max(r[2] for r in rows)}, {sum(r[3] for r in rows)} public names")
+    print(f"{len(rows)} modules, {sum(r[2] for r in rows):,} lines, longest {max(r[2] for r in rows)}, "
+          f"{sum(r[3] for r in rows)} public names")

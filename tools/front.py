@@ -12,7 +12,8 @@ from tools.links import ROOT
 
 SCENE = 39                                   # of the counter-typical test scenes: a fork, and no knife
 TOLD = {"base": "before", "stage2": "after POVID"}
-BARS = {"base": ("before", viz.COLOURS["sky"]), "sft": ("plain\nfine-tuning", "#bbbbbb"), "stage2": ("POVID", viz.COLOURS["blue"])}
+BARS = {"base": ("before", viz.COLOURS["sky"]), "sft": ("plain\nfine-tuning", "#bbbbbb"),
+        "stage2": ("POVID", viz.COLOURS["blue"])}
 
 
 def caption(out, who, scene):
@@ -24,8 +25,11 @@ def paragraph(text, wrong):
     "The text in lines, what is not in the picture marked"
     def word(w):
         bad = re.sub(r"\W", "", w).lower() in wrong
-        return TextArea(w, textprops=dict(size=11, color=viz.COLOURS["wrong"] if bad else "black", weight="bold" if bad else "normal"))
-    return VPacker(children=[HPacker(children=[word(w) for w in line.split()], pad=0, sep=3.5) for line in textwrap.wrap(text, 44)], pad=0, sep=4)
+        return TextArea(w,
+                        textprops=dict(size=11, color=viz.COLOURS["wrong"] if bad else "black",
+                                       weight="bold" if bad else "normal"))
+    return VPacker(children=[HPacker(children=[word(w) for w in line.split()], pad=0, sep=3.5)
+                             for line in textwrap.wrap(text, 44)], pad=0, sep=4)
 
 
 def draw(out):
@@ -46,9 +50,12 @@ def draw(out):
         for j, measure in enumerate(("chair_s", "recall")):
             value, (low, high) = measured[measure], measured["intervals"][measure]
             count.bar(j + .27 * (i - 1), 100 * value, .25, color=colour, label=name if j == 0 else None)
-            count.errorbar(j + .27 * (i - 1), 100 * value, [[100 * (value - low)], [100 * (high - value)]], color="black", lw=1, capsize=2)
-    count.set(title="500 such pictures", xticks=(0, 1), xticklabels=("captions that\ninvent, %", "things that are there\nand named, %"), ylim=(0, 100))
-    count.grid(axis="x", alpha=0); count.legend(fontsize=8, handlelength=1, loc="center left", bbox_to_anchor=(.19, .6))
+            count.errorbar(j + .27 * (i - 1), 100 * value, [[100 * (value - low)], [100 * (high - value)]],
+                           color="black", lw=1, capsize=2)
+    count.set(title="500 such pictures", xticks=(0, 1),
+              xticklabels=("captions that\ninvent, %", "things that are there\nand named, %"), ylim=(0, 100))
+    count.grid(axis="x", alpha=0)
+    count.legend(fontsize=8, handlelength=1, loc="center left", bbox_to_anchor=(.19, .6))
     return fig
 
 

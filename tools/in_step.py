@@ -1,4 +1,5 @@
-"Exports and cleans all notebooks, and fails when that changes a file: notebooks and modules must be committed in step."
+"""Exports and cleans all notebooks, and fails when that changes a file: notebooks and modules must be committed in
+step."""
 import subprocess, sys
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +22,8 @@ after = fingerprints()
 
 changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 if changed:
-    print("Notebooks and modules were not in step; nbdev_export and nbdev_clean have just changed:", *changed, sep="\n  ")
+    print("Notebooks and modules were not in step; nbdev_export and nbdev_clean have just changed:", *changed,
+          sep="\n  ")
     if which("git") and (ROOT/".git").exists():
         subprocess.run(["git", "--no-pager", "diff", "--stat", "--", *changed], cwd=ROOT)
     sys.exit("Look at the changes and commit them.")

@@ -1,6 +1,7 @@
 """The lessons in numbers, counted from the notebooks: python -m tools.lessons
 
-Code lines are those that hold code: no blank ones, comments or directives. A line is run to be seen if its cell is not exported.
+Code lines are those that hold code: no blank ones, comments or directives. A line is run to be seen if its cell is not
+exported.
 """
 import json, re, statistics
 from typing import NamedTuple
@@ -35,7 +36,8 @@ def lesson(path):
     quizzes = sum(len(re.findall(r"\bquiz\(", source)) for source in code)
     said = re.search(r"\*\*Time\*\* (\d+) minutes", text)
     return Lesson(path, len(code), statistics.median(sizes), max(sizes), 1 - kept / sum(sizes),
-                  len(re.findall(r"^### Exercise", text, re.MULTILINE)), len(checked), quizzes, int(said[1]) if said else None)
+                  len(re.findall(r"^### Exercise", text, re.MULTILINE)), len(checked), quizzes,
+                  int(said[1]) if said else None)
 
 
 def lessons():
@@ -44,11 +46,14 @@ def lessons():
 
 def table():
     "All lessons as a Markdown table, with the sums in its last row"
-    head = "| lesson | code cells | median lines | longest | run to be seen | exercises | with a check | quiz questions | minutes |"
+    head = ("| lesson | code cells | median lines | longest | run to be seen | exercises | with a check | quiz "
+            "questions | minutes |")
     found = lessons()
-    row = lambda l: f"| {l.path.removesuffix('.ipynb')} | {l.cells} | {l.median:g} | {l.longest} | {l.seen:.0%} | {l.exercises} | {l.checked} | {l.quizzes} | {l.minutes or ''} |"
+    row = lambda l: (f"| {l.path.removesuffix('.ipynb')} | {l.cells} | {l.median:g} | {l.longest} | {l.seen:.0%} | "
+                     f"{l.exercises} | {l.checked} | {l.quizzes} | {l.minutes or ''} |")
     total = lambda name: sum(getattr(l, name) or 0 for l in found)
-    sums = f"| together | {total('cells')} | | | | {total('exercises')} | {total('checked')} | {total('quizzes')} | {total('minutes')} |"
+    sums = (f"| together | {total('cells')} | | | | {total('exercises')} | {total('checked')} | {total('quizzes')} | "
+            f"{total('minutes')} |")
     return "\n".join([head, "|---|" + "---|" * (head.count("|") - 2), *map(row, found), sums]) + "\n"
 
 

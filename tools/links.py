@@ -68,7 +68,8 @@ def lessons():
 
 def labs():
     "The labs, as paths inside nbs/, the page of all labs first"
-    return sorted((f"labs/{file.name}" for file in (ROOT/"nbs"/"labs").glob("*.ipynb")), key=lambda path: ("index" not in path, path))
+    return sorted((f"labs/{file.name}" for file in (ROOT/"nbs"/"labs").glob("*.ipynb")),
+                  key=lambda path: ("index" not in path, path))
 
 
 def workshop():
@@ -96,7 +97,8 @@ def written_table(head, cfg):
     if head == LABS:
         row = lambda path, name, idea: f"| [{name}]({path}) | {idea} | {badge(path, cfg)} |"
         return table(head, [row(path, *title(path)) for path in labs()])
-    return table(head, [f"| [`{Path(path).stem}`]({path}) | {title(path)[1]} | {badge(path, cfg)} |" for path in workshop()])
+    return table(head,
+                 [f"| [`{Path(path).stem}`]({path}) | {title(path)[1]} | {badge(path, cfg)} |" for path in workshop()])
 
 
 def floor_table():
@@ -142,7 +144,8 @@ def reference_page(nb, text):
     def cell(name, lines):
         mark = hashlib.sha256(f"reference {name}".encode()).hexdigest()[:8]
         return {"cell_type": "markdown", "id": mark, "metadata": {}, "source": lines.splitlines(keepends=True)}
-    written = [cell("twelve", reference.twelve()), cell("table", reference.table()), *(cell(name, reference.module(name)) for name in reference.modules())]
+    written = [cell("twelve", reference.twelve()), cell("table", reference.table()),
+               *(cell(name, reference.module(name)) for name in reference.modules())]
     made = {**nb, "cells": nb["cells"][:2] + written}
     new = json.dumps(made, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
     return text if json.loads(text) == made else new
@@ -158,7 +161,8 @@ def readme(index):
         return f"```python\n{code.strip()}\n```"
     cells = json.loads(index)["cells"]
     head = "<!-- Written by `make links` from nbs/index.ipynb: edit that notebook. -->\n\n"
-    kept = [cell for cell in cells if cell["cell_type"] != "raw" and "#| echo: false" not in source(cell)]   # no widgets
+    # no widgets
+    kept = [cell for cell in cells if cell["cell_type"] != "raw" and "#| echo: false" not in source(cell)]
     return head + "\n\n".join(show(cell).strip() for cell in kept) + "\n"
 
 
@@ -171,9 +175,11 @@ def notebooks():
 def files():
     "The project's text files: those that git knows, or would"
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode: names = [p.relative_to(ROOT) for top in ("nbs", "povid_nb", "tests", "tools") for p in (ROOT/top).rglob("*")]
+    if listed.returncode:
+        names = [p.relative_to(ROOT) for top in ("nbs", "povid_nb", "tests", "tools") for p in (ROOT/top).rglob("*")]
     else: names = map(Path, sorted(set(listed.stdout.splitlines())))
-    return [ROOT/name for name in names if name.suffix in TEXT and (ROOT/name).is_file() and not (ROOT/name).is_symlink()]
+    return [ROOT/name for name in names if name.suffix in TEXT and (ROOT/name).is_file()
+            and not (ROOT/name).is_symlink()]
 
 
 def changelog(page, text):
@@ -192,7 +198,8 @@ def stale():
         if file.suffix == ".ipynb": new = notebook(new, cfg, str(file.relative_to(ROOT/"nbs")))
         if file.name == "sidebar.yml": new = sidebar(new)
         if file.name == "CONTRIBUTING.md": new = re.sub(r"\| floor \| modules \|\n(\|.*\n)+", floor_table(), new)
-        if file.name == "CONTRIBUTING.md": new = re.sub(r"\| lesson \| code cells \|.*\n(\|.*\n)+", lambda _: lesson_table(), new)
+        if file.name == "CONTRIBUTING.md":
+            new = re.sub(r"\| lesson \| code cells \|.*\n(\|.*\n)+", lambda _: lesson_table(), new)
         if new != old: found[file] = new
     news = ROOT/"nbs"/"changelog.ipynb"
     page = changelog(news.read_text(encoding="utf-8"), (ROOT/"CHANGELOG.md").read_text(encoding="utf-8"))

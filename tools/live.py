@@ -10,7 +10,8 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 LIVE, OUT, RESULT = ROOT/"live", ROOT/"build"/"live", ROOT/"bench"/"results"/"live.json"
-SETTINGS = [("base", 0), ("control", 1), ("stage1", 1), ("stage2", .5), ("stage2", 1), ("stage2", 1.5)]   # adapter, scale
+# adapter, scale
+SETTINGS = [("base", 0), ("control", 1), ("stage1", 1), ("stage2", .5), ("stage2", 1), ("stage2", 1.5)]
 LIMIT = 12e6      # bytes, compressed: model and runtime
 
 
@@ -19,7 +20,8 @@ def tables():
     from povid_nb import noise, world
     config = json.loads((ROOT/"povid_nb"/"tiny"/"processor_config.json").read_text())["image_processor"]
     kept = noise._scheduler("sigmoid").alphas_cumprod
-    return dict(colours=world.COLOURS, contexts=world.CONTEXTS, traits=world.TRAITS, places=world.PLACES, tints=world._TINTS,
+    return dict(colours=world.COLOURS, contexts=world.CONTEXTS, traits=world.TRAITS, places=world.PLACES,
+                tints=world._TINTS,
                 grounds=world._GROUNDS, drawings=world._drawings(), odds=world._ODDS, strength=world._STRENGTH,
                 mean=config["image_mean"], std=config["image_std"], kept=kept.tolist())
 
@@ -27,12 +29,16 @@ def tables():
 def build(out):
     "The graphs, the tables, and the page; returns their paths"
     try: from tools.onnx_model import TINY, export
-    except ImportError as error: sys.exit(f"{error.name} was not found; install what the export needs: {sys.executable} -m pip install -e '.[live]'")
-    if not shutil.which("npm"): sys.exit("npm was not found; the page is built with Node 20 or newer: https://nodejs.org")
+    except ImportError as error:
+        sys.exit(f"{error.name} was not found; install what the export needs: {sys.executable} -m pip install -e "
+                 f"'.[live]'")
+    if not shutil.which("npm"):
+        sys.exit("npm was not found; the page is built with Node 20 or newer: https://nodejs.org")
     export(out)
     (out/"world.json").write_text(json.dumps(tables(), separators=(",", ":")))
     shutil.copy(TINY/"tokenizer.json", out/"tokenizer.json")
-    if not (LIVE/"node_modules").exists(): subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=LIVE, check=True)
+    if not (LIVE/"node_modules").exists():
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=LIVE, check=True)
     subprocess.run(["node", "build.mjs", str(out)], cwd=LIVE, check=True)
     return sorted(path for path in out.iterdir() if path.is_file())
 
@@ -42,7 +48,7 @@ def sizes(paths):
     return {path.name: (path.stat().st_size, len(gzip.compress(path.read_bytes(), 9))) for path in paths}
 
 
-# ---- Against torch ---------------------------------------------------------------------------------------------------
+# ---- Against torch --------------------------------------------------------------------------------------------------
 
 class Runtime:
     "The two graphs in onnxruntime, with the verbs that are compared"
@@ -51,7 +57,8 @@ class Runtime:
     @staticmethod
     def session(folder, name):
         import onnxruntime
-        options, weights = onnxruntime.SessionOptions(), np.fromfile(folder/f"{name}.bin", np.float16).astype(np.float32).tobytes()
+        options, weights = onnxruntime.SessionOptions(), np.fromfile(folder/f"{name}.bin",
+            np.float16).astype(np.float32).tobytes()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
         options.add_external_initializers_from_files_in_memory([f"{name}.bin"], [weights], [len(weights)])
         return onnxruntime.InferenceSession((folder/f"{name}.onnx").read_bytes(), options)
@@ -60,7 +67,8 @@ class Runtime:
 
     def read(self, ids, features, gains, past=None, start=0):
         past = [np.zeros((1, 6, 0, 32), np.float32)] * 8 if past is None else past
-        feeds = dict(ids=np.asarray(ids), features=features, gains=np.asarray(gains, np.float32), start=np.array([start]))
+        feeds = dict(ids=np.asarray(ids), features=features, gains=np.asarray(gains, np.float32),
+                     start=np.array([start]))
         logits, *rest = self.speak.run(None, feeds | {f"past_{i}": part for i, part in enumerate(past)})
         return logits, rest[:8]
 
@@ -103,21 +111,28 @@ def compare(folder, n=100):
 
 
 def compare_page(folder, captions, pictures):
-    "The same in the page's own runtime, by Node: {setting: same captions of Python's pictures, and of its own drawings}"
+    """The same in the page's own runtime, by Node: {setting: same captions of Python's pictures, and of its own
+    drawings}"""
     given = {folder/"captions.json": json.dumps(captions).encode(), folder/"pictures.bin": pictures}
     for path, data in given.items(): path.write_bytes(data)
-    try: done = subprocess.run(["node", "compare.mjs", str(folder), *map(str, given)], cwd=LIVE, check=True, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["node", "compare.mjs", str(folder), *map(str, given)], cwd=LIVE, check=True,
+                              capture_output=True, text=True)
     finally: [path.unlink() for path in given]
     return json.loads(done.stdout)
 
 
 def report(result):
     "The table, as text"
-    lines = ["ONNX against torch", f"{'adapter':9} {'scale':>5} {'features':>9} {'logits':>9} {'same caption':>13} {'in the page':>12} {'its drawings':>13}"]
+    lines = ["ONNX against torch",
+             f"{'adapter':9} {'scale':>5} {'features':>9} {'logits':>9} {'same caption':>13} {'in the page':>12} "
+             f"{'its drawings':>13}"]
     for row in result["rows"]:
         same, drawn = result["page"][f"{row['adapter']} {row['scale']:g}"]
-        lines.append(f"{row['adapter']:9} {row['scale']:5} {row['tower']:9.1e} {row['logits']:9.1e} {row['same']:9}/{row['n']} {same:8}/{row['n']} {drawn:9}/{row['n']}")
-    lines += [f"{name:30} {raw / 1e6:6.2f} MB, {packed / 1e6:5.2f} MB compressed" for name, (raw, packed) in result["sizes"].items()]
+        lines.append(f"{row['adapter']:9} {row['scale']:5} {row['tower']:9.1e} {row['logits']:9.1e} "
+                     f"{row['same']:9}/{row['n']} {same:8}/{row['n']} {drawn:9}/{row['n']}")
+    lines += [f"{name:30} {raw / 1e6:6.2f} MB, {packed / 1e6:5.2f} MB compressed"
+              for name, (raw, packed) in result["sizes"].items()]
     return "\n".join([*lines, f"together {result['compressed'] / 1e6:.2f} MB compressed (at most {LIMIT / 1e6:.0f})"])
 
 
@@ -129,12 +144,14 @@ def main():
     args = parser.parse_args()
     files = sizes(build(args.out))
     packed = sum(value[1] for value in files.values())
-    if packed > LIMIT: sys.exit(f"the live page weighs {packed / 1e6:.2f} MB compressed; at most {LIMIT / 1e6:.0f} are allowed")
+    if packed > LIMIT:
+        sys.exit(f"the live page weighs {packed / 1e6:.2f} MB compressed; at most {LIMIT / 1e6:.0f} are allowed")
     print(f"{args.out}: {packed / 1e6:.2f} MB compressed")
     if args.no_compare: return
     from povid_nb import stats
     rows, captions, pictures = compare(args.out, args.scenes)
-    result = dict(rows=rows, page=compare_page(args.out, captions, pictures), sizes=files, compressed=packed, command="make live", versions=stats.versions())
+    result = dict(rows=rows, page=compare_page(args.out, captions, pictures), sizes=files, compressed=packed,
+                  command="make live", versions=stats.versions())
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(report(result))
 

@@ -2,10 +2,11 @@
 
     python -m tools.live_times                     # after `make live`; writes bench/results/live-times.json
     python -m tools.live_times --shots FOLDER      # instead: six pictures of the page, desk and phone
-    python -m tools.live_times --still             # instead: the picture for readers without the page, nbs/images/live.png
+    python -m tools.live_times --still             # instead: the picture for readers without the page,
+    nbs/images/live.png
 
-One thread, as on any static host. Times belong to the machine, and to what else it was doing: so the processor's time that
-Chromium used, all its processes together, stands beside each.
+One thread, as on any static host. Times belong to the machine, and to what else it was doing: so the processor's time
+that Chromium used, all its processes together, stands beside each.
 """
 import argparse, contextlib, json, os, platform, shutil, statistics, sys, time
 from pathlib import Path
@@ -16,18 +17,31 @@ from povid_nb.serve import _start
 from tools.live import OUT, ROOT
 
 RESULT, STILL = ROOT/"bench"/"results"/"live-times.json", ROOT/"nbs"/"images"/"live.png"
-SPEAK = """async () => { const worker = new Worker('worker.js', {type: 'module'}); let id = 0; const waiting = new Map();
+SPEAK = """async () => {
+  const worker = new Worker('worker.js', {type: 'module'}), waiting = new Map();
+  let id = 0;
   worker.onmessage = ({data}) => waiting.get(data.id)(data);
-  const ask = (verb, args, part = () => {}) => new Promise(done => { waiting.set(++id, data => 'part' in data ? part() : done(data.value)); worker.postMessage({id, verb, args}); });
-  const picture = {key: 'one', id: '', pixels: await ask('draw', {scene: {context: 'street', seed: 'by hand', things: [0, 2, 4, 6, 8].map((place, i) =>
-    ({place, colour: 'red', kind: ['car', 'bus', 'dog', 'clock', 'tree'][i]}))}})}, how = {picture, noise: {step: 600, seed: 0, space: 'pixels', overflow: 'clamp'}, adapter: 'stage2', scale: 0};
+  const ask = (verb, args, part = () => {}) => new Promise(done => {
+    waiting.set(++id, data => 'part' in data ? part() : done(data.value));
+    worker.postMessage({id, verb, args}); });
+  const kinds = ['car', 'bus', 'dog', 'clock', 'tree'];
+  const things = kinds.map((kind, i) => ({place: 2 * i, colour: 'red', kind}));
+  const pixels = await ask('draw', {scene: {context: 'street', seed: 'by hand', things}});
+  const noise = {step: 600, seed: 0, space: 'pixels', overflow: 'clamp'};
+  const how = {picture: {key: 'one', id: '', pixels}, noise, adapter: 'stage2', scale: 0};
   const runs = [];
-  for (let run = 0; run < 5; run++) { const times = [performance.now()]; await ask('write', how, () => times.push(performance.now())); if (times.length > 45) runs.push(times[45] - times[0]); }
+  for (let run = 0; run < 5; run++) {
+    const times = [performance.now()];
+    await ask('write', how, () => times.push(performance.now()));
+    if (times.length > 45) runs.push(times[45] - times[0]); }
   worker.terminate(); return runs; }"""
-SLIDE = """async () => { const slider = document.getElementById('step'), bars = document.getElementById('bars'), times = [];
+SLIDE = """async () => {
+  const slider = document.getElementById('step'), bars = document.getElementById('bars'), times = [];
   for (let step = 30; step < 1000; step += 29) {
     const begin = performance.now();
-    const drawn = new Promise(done => { const watch = new MutationObserver(() => { watch.disconnect(); done(); }); watch.observe(bars, {childList: true}); });
+    const drawn = new Promise(done => {
+      const watch = new MutationObserver(() => { watch.disconnect(); done(); });
+      watch.observe(bars, {childList: true}); });
     slider.value = step; slider.dispatchEvent(new Event('input')); await drawn;
     await new Promise(requestAnimationFrame);
     times.push(performance.now() - begin);
@@ -53,7 +67,9 @@ def first_caption(browser, address):
     page = browser.new_page()
     quiet()
     outside = []
-    page.route("**/*", lambda route: route.continue_() if route.request.url.startswith("http://127.0.0.1") else (outside.append(route.request.url), route.abort()))
+    page.route("**/*",
+               lambda route: route.continue_() if route.request.url.startswith("http://127.0.0.1")
+               else (outside.append(route.request.url), route.abort()))
     begin, before = time.perf_counter(), used()
     page.goto(address)
     page.wait_for_function("document.querySelector('#caption button')", timeout=120_000)
@@ -64,15 +80,18 @@ def first_caption(browser, address):
     return page, word, whole, cpu
 
 
-SHOTS = [("1-desk-invents", "desk", "light", ""), ("2-desk-tuned", "desk", "light", "#dial=1"), ("3-desk-noise-dark", "desk", "dark", "#noise=600"),
-         ("4-phone-invents", "phone", "light", ""), ("5-phone-tuned-dark", "phone", "dark", "#dial=1"), ("6-phone-scene", "phone", "light", "#course=counter/test/3")]
+SHOTS = [("1-desk-invents", "desk", "light", ""), ("2-desk-tuned", "desk", "light", "#dial=1"),
+         ("3-desk-noise-dark", "desk", "dark", "#noise=600"),
+         ("4-phone-invents", "phone", "light", ""), ("5-phone-tuned-dark", "phone", "dark", "#dial=1"),
+         ("6-phone-scene", "phone", "light", "#course=counter/test/3")]
 
 
 def shown(browser, address, width, height, scheme="light"):
     "The page when it has said all it says at first"
     page = browser.new_page(viewport=dict(width=width, height=height), color_scheme=scheme)
     page.goto(address)
-    page.wait_for_function("document.querySelector('#verdict').textContent && document.querySelector('#loss').textContent", timeout=120_000)
+    page.wait_for_function("document.querySelector('#verdict').textContent && "
+                           "document.querySelector('#loss').textContent", timeout=120_000)
     page.wait_for_timeout(1500)
     return page
 
@@ -105,7 +124,8 @@ def opened():
     if not (OUT/"live.html").exists(): sys.exit(f"{OUT} has no page: run `make live` first")
     server = _start({"": OUT})
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--disable-dev-shm-usage", *["--no-sandbox"] * (os.geteuid() == 0)])
+        browser = playwright.chromium.launch(executable_path=chromium,
+                                             args=["--disable-dev-shm-usage", *["--no-sandbox"] * (os.geteuid() == 0)])
         yield browser, f"http://127.0.0.1:{server.server_port}/live.html"
         browser.close()
     server.shutdown()
@@ -125,11 +145,14 @@ def measure(browser, address):
     slide = page.evaluate(SLIDE)
     slide_cpu = (used() - before) / len(slide)
     middle = lambda values, digits: round(statistics.median(values), digits)
-    return dict(first_word_s=middle(words, 2), first_caption_s=middle(wholes, 2), first_caption_of_each_s=[round(whole, 2) for whole in wholes],
+    return dict(first_word_s=middle(words, 2), first_caption_s=middle(wholes, 2),
+                first_caption_of_each_s=[round(whole, 2) for whole in wholes],
                 tokens_45_ms=middle(speak, 0), slider_to_bars_ms=middle(slide, 0), worst_slider_ms=round(max(slide)),
                 processor=dict(first_caption_s=middle(cpus, 2), slider_to_bars_ms=round(1000 * slide_cpu)),
-                n=dict(openings=len(wholes), captions=len(speak), slides=len(slide)), browser=f"Chromium {browser.version}",
-                machine=f"{platform.machine()}, {os.cpu_count()} cores", load=round(os.getloadavg()[0], 1), versions=stats.versions(),
+                n=dict(openings=len(wholes), captions=len(speak), slides=len(slide)),
+                browser=f"Chromium {browser.version}",
+                machine=f"{platform.machine()}, {os.cpu_count()} cores", load=round(os.getloadavg()[0], 1),
+                versions=stats.versions(),
                 command="python -m tools.live_times")
 
 

@@ -1,10 +1,10 @@
 """The built-in model as two ONNX graphs: what its tower sees, and its language model with a key-value cache.
 
 The weights lie beside each graph in float16, as they are shipped, and are widened to float32 by whoever loads them, so
-nothing is lost. The adapters are a second set of weights: `gains` says how much of the control, of stage 1, and of what
-stage 2 adds to it. A runtime spends most of its start on the nodes of a graph, so there are few: whole operators of
-opset 23 (attention, rotary positions, RMS norm), one product for weights that read the same input, and a product's sum
-with what it is added to in the same node.
+nothing is lost. The adapters are a second set of weights: `gains` says how much of the control, of stage 1, and of
+what stage 2 adds to it. A runtime spends most of its start on the nodes of a graph, so there are few: whole operators
+of opset 23 (attention, rotary positions, RMS norm), one product for weights that read the same input, and a product's
+sum with what it is added to in the same node.
 """
 import json
 from pathlib import Path
@@ -39,7 +39,8 @@ class Graph:
         if key in self.known: return self.known[key]
         name = self.known[key] = f"weight_{len(self.weights)}"
         if value.dtype == np.float16:
-            tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=value.shape, data_location=TensorProto.EXTERNAL)
+            tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=value.shape,
+                                 data_location=TensorProto.EXTERNAL)
             offset = 4 * sum(half.size for half in self.halves)
             for field in (("location", f"{self.name}.bin"), ("offset", offset), ("length", 4 * value.size)):
                 tensor.external_data.add(key=field[0], value=str(field[1]))
@@ -98,8 +99,10 @@ def adapters(folder=TINY/"adapters"):
     control, first, second = map(read, ("control", "stage1", "stage2"))
     found = {}
     for key in (key for key in first if "lora_A" in key):
-        path, other, rank = key.split("base_model.model.model.")[1].split(".lora_A")[0], key.replace("lora_A", "lora_B"), len(first[key])
-        if not np.array_equal(second[key][:rank], first[key]) or not np.allclose(second[other][:, :rank], 2 * first[other], atol=1e-6):
+        path, other, rank = key.split("base_model.model.model.")[1].split(".lora_A")[0], key.replace("lora_A",
+            "lora_B"), len(first[key])
+        if not np.array_equal(second[key][:rank], first[key]) or not np.allclose(second[other][:, :rank],
+                2 * first[other], atol=1e-6):
             raise ValueError("stage 2 no longer contains stage 1: stack them (`between=\"stack\"`)")
         found[path] = (np.concatenate([control[key], first[key], second[key][rank:]]),
                        np.concatenate([2 * control[other], 2 * first[other], second[other][:, rank:]], 1))
@@ -107,12 +110,14 @@ def adapters(folder=TINY/"adapters"):
 
 
 def language(folder, weights, config, deltas):
-    """ids [n], features, each layer's cache [1, heads, past, width], gains [3] and `start`, the first place whose logits are wanted
+    """ids [n], features, each layer's cache [1, heads, past, width], gains [3] and `start`, the first place whose
+    logits are wanted
 
     to logits [n - start], the longer caches, and each layer's attention
     """
     g, text = Graph("speak"), config["text_config"]
-    size, heads, width, layers = (text[k] for k in ("hidden_size", "num_attention_heads", "head_dim", "num_hidden_layers"))
+    size, heads, width, layers = (text[k]
+                                  for k in ("hidden_size", "num_attention_heads", "head_dim", "num_hidden_layers"))
     own = lambda name: weights[f"language_model.{name}"]
     rank = len(next(iter(deltas.values()))[0]) // 3
     gains = g.Gather("gains", np.repeat(np.arange(3), rank), axis=0)
@@ -134,7 +139,8 @@ def language(folder, weights, config, deltas):
     past = g.Shape("past_0", start=2, end=3)
     keys_at = g.Range(np.int64(0), g.Squeeze(g.Add(g.Shape("ids"), past)), np.int64(1))
     positions = g.Slice(keys_at, past, ints(1 << 40))
-    frequencies = (text["rope_parameters"]["rope_theta"] ** -(np.arange(0, width, 2, dtype=np.float32) / width)).astype(np.float32)
+    frequencies = (text["rope_parameters"]["rope_theta"] **
+                   -(np.arange(0, width, 2, dtype=np.float32) / width)).astype(np.float32)
     angles = g.Mul(g.Unsqueeze(g.Cast(positions, to=TensorProto.FLOAT), ints(0, 2)), frequencies)
     cos, sin = g.Cos(angles), g.Sin(angles)
     mask = g.LessOrEqual(keys_at, g.Unsqueeze(positions, ints(1)))
@@ -146,17 +152,23 @@ def language(folder, weights, config, deltas):
         q, k, v = linear(h, *(f"layers.{i}.self_attn.{part}_proj" for part in "qkv"))
         q = turn(q)
         if i == layers - 1:         # above the last keys and values only what is wanted is computed
-            q, x, mask = g.Slice(q, "start", ends, ints(1)), g.Slice(x, "start", ends, first), g.Slice(mask, "start", ends, first)
-        h = g.Attention(q, turn(k), deep(v), mask, f"past_{2 * i}", f"past_{2 * i + 1}", q_num_heads=heads, kv_num_heads=heads, qk_matmul_output_mode=3,
+            q, x, mask = g.Slice(q, "start", ends, ints(1)), g.Slice(x, "start", ends, first), g.Slice(mask, "start",
+                ends, first)
+        h = g.Attention(q, turn(k), deep(v), mask, f"past_{2 * i}", f"past_{2 * i + 1}", q_num_heads=heads,
+                        kv_num_heads=heads, qk_matmul_output_mode=3,
                         outputs=[f"mixed_{i}", f"present_{2 * i}", f"present_{2 * i + 1}", f"attention_{i}"])[0]
         x = linear(g.Squeeze(h, ints(0)), f"layers.{i}.self_attn.o_proj", add=x)
-        gate, up = linear(norm(x, f"model.layers.{i}.post_attention_layernorm"), *(f"layers.{i}.mlp.{part}_proj" for part in ("gate", "up")))
+        gate, up = linear(norm(x, f"model.layers.{i}.post_attention_layernorm"),
+                          *(f"layers.{i}.mlp.{part}_proj" for part in ("gate", "up")))
         x = linear(g.Mul(g.Mul(gate, g.Sigmoid(gate)), up), f"layers.{i}.mlp.down_proj", add=x)
     g.MatMul(norm(x, "model.norm"), own("lm_head.weight").T, outputs=["logits"])
     floats, cache = TensorProto.FLOAT, range(2 * layers)
-    g.save(folder, [("ids", TensorProto.INT64, ["n"]), ("features", floats, ["patches", size]), ("gains", floats, [3]), ("start", TensorProto.INT64, [1]),
+    g.save(folder,
+           [("ids", TensorProto.INT64, ["n"]), ("features", floats, ["patches", size]), ("gains", floats, [3]),
+            ("start", TensorProto.INT64, [1]),
                     *[(f"past_{i}", floats, [1, heads, "past", width]) for i in cache]],
-           [("logits", floats, ["wanted", text["vocab_size"]]), *[(f"present_{i}", floats, [1, heads, "total", width]) for i in cache],
+           [("logits", floats, ["wanted", text["vocab_size"]]),
+            *[(f"present_{i}", floats, [1, heads, "total", width]) for i in cache],
             *[(f"attention_{i}", floats, [1, heads, None, "total"]) for i in range(layers)]])
 
 

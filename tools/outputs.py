@@ -25,7 +25,8 @@ def joined(outputs):
     "Text that came in pieces, as on a busy machine, as one"
     found = []
     for output in outputs:
-        if found and output.get("name") and found[-1].get("name") == output["name"]: found[-1]["text"] += output["text"]
+        if found and output.get("name") and found[-1].get("name") == output["name"]:
+            found[-1]["text"] += output["text"]
         else: found.append(output)
     return [output for output in found if output.output_type != "stream" or output["text"].strip()]
 
@@ -36,7 +37,8 @@ def save_outputs(file):
            resources={"metadata": {"path": str(file.parent)}}).execute()
     for cell in nb.cells:      # progress bars and warnings go to stderr: they are no results
         if cell.cell_type == "code": cell.outputs = joined(o for o in cell.outputs if o.get("name") != "stderr")
-    if not any(VIEW in o.get("data", {}) for cell in nb.cells for o in cell.get("outputs", [])): nb.metadata.pop("widgets", None)
+    if not any(VIEW in o.get("data", {}) for cell in nb.cells for o in cell.get("outputs", [])):
+        nb.metadata.pop("widgets", None)
     nbformat.write(nb, file)
 
 
@@ -44,7 +46,8 @@ os.environ["POVID_HOME"] = tempfile.mkdtemp()      # a reader's progress is empt
 if __name__ == "__main__":
     names = sys.argv[1:]
     if unknown := set(names) - {file.stem for file in notebooks()}:
-        sys.exit(f"No such notebook in nbs: {', '.join(sorted(unknown))}. Names are without folder and ending, as 03_noise.")
+        sys.exit(f"No such notebook in nbs: {', '.join(sorted(unknown))}. Names are without folder and ending, as "
+                 f"03_noise.")
     for file in notebooks():
         if names and file.stem not in names: continue
         print(file.relative_to(ROOT), flush=True)

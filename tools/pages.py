@@ -1,5 +1,5 @@
-"""The site's pages as readers get them, without Quarto: nbdev processes the notebooks, nbconvert and pandoc render them,
-and `problems` says which links, anchors, pictures and formulas are broken.
+"""The site's pages as readers get them, without Quarto: nbdev processes the notebooks, nbconvert and pandoc render
+them, and `problems` says which links, anchors, pictures and formulas are broken.
 
     python -m tools.pages FOLDER     renders into FOLDER and lists the problems
 """
@@ -18,7 +18,8 @@ def process(work):
     tree = Path(work)/"tree"
     tree.mkdir()
     for name in ("settings.ini", "pyproject.toml", "_quarto.yml"): shutil.copy(ROOT/name, tree)
-    for name in ("nbs", "povid_nb"): shutil.copytree(ROOT/name, tree/name, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    for name in ("nbs", "povid_nb"):
+        shutil.copytree(ROOT/name, tree/name, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     done = subprocess.run([sys.executable, "-m", "tools.docs", "--prepare"], cwd=tree, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     if done.returncode: raise RuntimeError(f"nbdev could not process the notebooks:\n{done.stderr[-3000:]}")
@@ -39,14 +40,19 @@ def alt_text(source):
 def to_markdown(notebook):
     "A processed notebook as Markdown, and its pictures as {name: bytes}"
     plain = json.loads(notebook.read_text(encoding="utf-8"))
-    for cell in plain["cells"]: cell.pop("has_sd", None)                     # nbdev's own mark, which nbformat does not know
+    # nbdev's own mark, which nbformat does not know
+    for cell in plain["cells"]: cell.pop("has_sd", None)
     nb = nbformat.reads(json.dumps(plain), as_version=4)
     alts = [alt_text(cell.source) for cell in nb.cells]
     for cell in nb.cells:
         if cell.cell_type == "code": cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.MULTILINE)
-    nb.cells = [nbformat.v4.new_markdown_cell("") if cell.cell_type == "raw" else cell for cell in nb.cells]   # front matter
-    body, resources = MarkdownExporter().from_notebook_node(nb, {"unique_key": notebook.stem, "output_files_dir": f"{notebook.stem}_files"})
-    def with_alt(match): return f"![{alts[int(match[2])]}]({match[1]})"      # nbconvert itself knows nothing of fig-alt
+    # front matter
+    nb.cells = [nbformat.v4.new_markdown_cell("") if cell.cell_type == "raw" else cell for cell in nb.cells]
+    body, resources = MarkdownExporter().from_notebook_node(nb,
+                                                            {"unique_key": notebook.stem,
+                                                             "output_files_dir": f"{notebook.stem}_files"})
+    # nbconvert itself knows nothing of fig-alt
+    def with_alt(match): return f"![{alts[int(match[2])]}]({match[1]})"
     body = re.sub(r"!\[\w+\]\(([^)\s]*_(\d+)_\d+\.\w+)\)", with_alt, body)
     return body, {name: data for name, data in resources["outputs"].items() if name in body}
 
@@ -62,7 +68,8 @@ def render(notebooks, site):
         for name, data in pictures.items():
             (page.parent/name).parent.mkdir(exist_ok=True)
             (page.parent/name).write_bytes(data)
-        done = subprocess.run(["pandoc", "-f", "markdown", "-t", "html5", "--mathml", "--no-highlight", "-s", "--metadata", "lang=en", "--metadata", f"title={path.stem}", "-o", page],
+        done = subprocess.run(["pandoc", "-f", "markdown", "-t", "html5", "--mathml", "--no-highlight", "-s",
+                               "--metadata", "lang=en", "--metadata", f"title={path.stem}", "-o", page],
                               input=body, capture_output=True, text=True)
         complaints += [f"{path}: {line}" for line in done.stderr.splitlines()]
         if done.returncode: raise RuntimeError(f"pandoc failed on {path}: {done.stderr}")
@@ -122,11 +129,13 @@ def problems(site, cfg=None, root=ROOT):
         target, anchor = inside(name_from, link)
         if target not in pages and not (site/target).is_file(): found.append(f"{name}: broken link: {link}")
         elif target == "live.html": return                                   # what follows # there is a state
-        elif anchor and target in pages and anchor not in pages[target].ids: found.append(f"{name}: no such anchor: {link}")
+        elif anchor and target in pages and anchor not in pages[target].ids:
+            found.append(f"{name}: no such anchor: {link}")
 
     for name, page in pages.items():
         for link in page.links: check_link(name, link)
-        for raw in re.findall(r"\[[^]]*\](?:\(http|\{#)\S*", page.words): found.append(f"{name}: a link that is shown as it is written: {raw}")
+        for raw in re.findall(r"\[[^]]*\](?:\(http|\{#)\S*", page.words):
+            found.append(f"{name}: a link that is shown as it is written: {raw}")
         for source, alt in page.pictures:
             if not (alt or "").strip(): found.append(f"{name}: a picture without words: {source[:80]}")
             if not urlsplit(source).scheme and not (site/inside(name, source)[0]).is_file():

@@ -1,9 +1,11 @@
-"""The reference page's text, read off the modules themselves: each room, its public names, signatures and parameters."""
+"""The reference page's text, read off the modules themselves: each room, its public names, signatures and
+parameters."""
 import ast, io, json, re, tokenize
 from pathlib import Path
 from tools.floors import FLOORS, LIBRARY, public
 
-COMMON = json.loads(Path(__file__).with_name("parameters.json").read_text(encoding="utf-8"))     # parameters without a comment of their own
+# parameters without a comment of their own
+COMMON = json.loads(Path(__file__).with_name("parameters.json").read_text(encoding="utf-8"))
 
 
 # The names that most users need, each with a snippet; a test runs them all, in this order
@@ -14,15 +16,18 @@ vlm = VLM.load("tiny")                    # or a name on the hub, with quantize=
 scene = world.scenes("counter", "test", 40)[39]"""),
     ("VLM.describe", "vlm", "What the model writes of a picture, or answers", """text = vlm.describe(scene)
 answer = vlm.describe(scene, "Is there a knife in the image?")"""),
-    ("VLM.next_tokens", "vlm", "The words that could come next", """words = vlm.next_tokens(scene, prefix="There is a")"""),
-    ("VLM.score", "vlm", "How probable a given answer is", """logps = vlm.score(scene, "Describe this image.", scene.caption()).logps"""),
+    ("VLM.next_tokens", "vlm", "The words that could come next",
+     """words = vlm.next_tokens(scene, prefix="There is a")"""),
+    ("VLM.score", "vlm", "How probable a given answer is",
+     """logps = vlm.score(scene, "Describe this image.", scene.caption()).logps"""),
     ("score", "chair", "CHAIR: what is named against what is there", """from povid_nb import chair, measure
 found = chair.score([text], [scene.objects], measure.VOCABULARY)"""),
     ("add_noise", "noise", "A picture after a step of diffusion noise", """from povid_nb.noise import add_noise
 noisy = add_noise(scene.image(), 500, scene.seed)"""),
     ("sweep", "shift", "How the next word moves as noise rises", """from povid_nb.shift import sweep
 curves = sweep(vlm, scene, prefix="There is a", steps=(0, 500, 999), seeds=1)"""),
-    ("make_pairs", "inject", "Preference pairs, by rule, by the model itself or by a service", """from povid_nb.inject import make_pairs
+    ("make_pairs", "inject", "Preference pairs, by rule, by the model itself or by a service",
+     """from povid_nb.inject import make_pairs
 make_pairs("world", n=8, out="runs/few-pairs", progress=False)"""),
     ("train", "stages", "Two stages of preference tuning", """from povid_nb import formats, stages
 pairs = list(formats.load("runs/few-pairs/pairs.jsonl"))
@@ -35,7 +40,8 @@ looked = attend(vlm, scene, "Describe this image.", text)"""))
 
 def twelve():
     "The twelve names, each with its snippet"
-    parts = [f"**[{name}](#{room}-{name.partition('.')[0]})**: {about}.\n\n```python\n{code}\n```" for name, room, about, code in TWELVE]
+    parts = [f"**[{name}](#{room}-{name.partition('.')[0]})**: {about}.\n\n```python\n{code}\n```"
+             for name, room, about, code in TWELVE]
     return "\n\n".join(["## The twelve names you need\n\nThey run in this order as they stand here.", *parts]) + "\n"
 
 
@@ -77,13 +83,15 @@ def entry(room, name, node, said, methods=()):
     "One public function or class of a room"
     doc = (ast.get_docstring(node) or "").split("\n")[0]
     if isinstance(node, ast.FunctionDef):
-        return f"### `{name}` {{#{room}-{name}}}\n\n```python\n{signature(name, node)}\n```\n\n{doc}\n\n{parameters(node, said)}"
+        return (f"### `{name}` {{#{room}-{name}}}\n\n```python\n{signature(name, node)}\n```\n\n{doc}\n\n"
+                f"{parameters(node, said)}")
     fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
     made = next((part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
     head = signature(name, made) if made else name
     text = f"### `{name}` {{#{room}-{name}}}\n\n```python\nclass {head}\n```\n\n{doc}\n\n"
     if made: text += parameters(made, said)
-    for field in fields: text += f"- `{ast.unparse(field)}`" + (f": {said[field.lineno]}" if field.lineno in said else "") + "\n"
+    for field in fields:
+        text += f"- `{ast.unparse(field)}`" + (f": {said[field.lineno]}" if field.lineno in said else "") + "\n"
     for part in methods:
         line = " ".join(signature(f".{part.name}", part).split()).replace("( ", "(").replace(",)", ")")
         first = (ast.get_docstring(part) or "").split("\n")[0]
@@ -132,5 +140,6 @@ def table():
         defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
         link = lambda n: f"[{n}](#{name}-{n})" if n in defined else f"`{n}`"
         about = (ast.get_docstring(tree) or "").split("\n")[0]
-        rows.append(f"| {FLOORS[name]} | [{name}](#{name}) | {about} | {', '.join(map(link, public(LIBRARY/f'{name}.py')))} |")
+        rows.append(f"| {FLOORS[name]} | [{name}](#{name}) | {about} | "
+                    f"{', '.join(map(link, public(LIBRARY/f'{name}.py')))} |")
     return "\n".join(rows)

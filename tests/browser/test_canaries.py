@@ -1,6 +1,7 @@
 """Texts from models, pairs and file names stay texts: canaries in every page and widget, in a real browser.
 
-Each page gets texts that would call `canary()` if any of them became code. Then everything on it is pointed at, pressed and focused.
+Each page gets texts that would call `canary()` if any of them became code. Then everything on it is pointed at,
+pressed and focused.
 """
 import json
 import pytest
@@ -15,19 +16,30 @@ from povid_nb.review import Viewer
 from povid_nb.vlm import VLM
 
 pytestmark = [pytest.mark.browser, pytest.mark.attack]
-EVIL = " ".join(["A red cup.", "<script>canary('tag')</script>", "</script><script>canary('end')</script>", "<img src=x onerror=canary('img')>", "<svg onload=canary('svg')>",
-                 "\" autofocus onfocus=canary('double') x=\"", "' autofocus onfocus=canary('single') x='", "\"><img src=x onerror=canary('out')>", "<a href=\"javascript:canary('link')\">a link</a>",
-                 "[a link](javascript:canary('mark'))", "</title><script>canary('title')</script>", "</style></textarea></noscript><script>canary('raw')</script>", "]]><!--<script>",
-                 "&lt;script&gt;canary('entity')&lt;/script&gt;", "${canary('dollar')}", "{{constructor.constructor('canary(1)')()}}", "\\u003cscript>canary('u')\\u003c/script>", "$\\frac{1}{0}$ costs $5", "\u2028 the end."])
+EVIL = " ".join(["A red cup.", "<script>canary('tag')</script>", "</script><script>canary('end')</script>",
+                 "<img src=x onerror=canary('img')>", "<svg onload=canary('svg')>",
+                 "\" autofocus onfocus=canary('double') x=\"", "' autofocus onfocus=canary('single') x='",
+                 "\"><img src=x onerror=canary('out')>", "<a href=\"javascript:canary('link')\">a link</a>",
+                 "[a link](javascript:canary('mark'))", "</title><script>canary('title')</script>",
+                 "</style></textarea></noscript><script>canary('raw')</script>", "]]><!--<script>",
+                 "&lt;script&gt;canary('entity')&lt;/script&gt;", "${canary('dollar')}",
+                 "{{constructor.constructor('canary(1)')()}}", "\\u003cscript>canary('u')\\u003c/script>",
+                 "$\\frac{1}{0}$ costs $5", "\u2028 the end."])
 LISTEN = "window.heard = []; window.canary = what => window.heard.push(what); window.alert = window.canary;"
 LOOK = """() => { const all = [...document.querySelectorAll('*')];
-  for (const el of all) { for (const type of ['mouseover', 'mouseenter', 'focus', 'focusin', 'toggle']) el.dispatchEvent(new Event(type)); }
-  for (const el of document.querySelectorAll('button, a, summary, label, input[type=radio], input[type=checkbox]')) el.click();
-  return {heard: window.heard, text: document.body.textContent + [...document.querySelectorAll('textarea, input[type=text]')].map(el => el.value).join(' '),
+  const types = ['mouseover', 'mouseenter', 'focus', 'focusin', 'toggle'];
+  for (const el of all) { for (const type of types) el.dispatchEvent(new Event(type)); }
+  const typed = [...document.querySelectorAll('textarea, input[type=text]')];
+  const places = ['href', 'src', 'action', 'formaction', 'srcdoc', 'xlink:href'];
+  const pressed = 'button, a, summary, label, input[type=radio], input[type=checkbox]';
+  for (const el of document.querySelectorAll(pressed)) el.click();
+  return {heard: window.heard, text: document.body.textContent + typed.map(el => el.value).join(' '),
     named: all.flatMap(el => [...el.attributes].map(a => a.value)).join(' '), title: document.title,
-    handlers: all.flatMap(el => [...el.attributes].filter(a => a.name.startsWith('on')).map(a => `${el.tagName} ${a.name}`)),
-    links: all.flatMap(el => ['href', 'src', 'action', 'formaction', 'srcdoc', 'xlink:href'].map(n => el.getAttribute(n) || '')).filter(v => /^\\s*javascript:/i.test(v)),
-    scripts: document.querySelectorAll('script').length, images: [...document.querySelectorAll('img')].filter(i => !/^data:/.test(i.getAttribute('src'))).length}; }"""
+    handlers: all.flatMap(el => [...el.attributes].filter(a => a.name.startsWith('on'))
+      .map(a => `${el.tagName} ${a.name}`)),
+    links: all.flatMap(el => places.map(n => el.getAttribute(n) || '')).filter(v => /^\\s*javascript:/i.test(v)),
+    scripts: document.querySelectorAll('script').length,
+    images: [...document.querySelectorAll('img')].filter(i => !/^data:/.test(i.getAttribute('src'))).length}; }"""
 words = lambda text: " ".join(text.split())
 
 
@@ -54,11 +66,13 @@ def test_the_canaries_are_heard_where_text_is_not_escaped(page, still_page):
 
 
 def evil_pair(folder, **fields):
-    "A pair all of whose texts are canaries, and whose picture's path is one (a folder `x<` with a file `script>` is `x</script>` as a path)"
+    """A pair all of whose texts are canaries, and whose picture's path is one (a folder `x<` with a file `script>`
+    is `x</script>` as a path)"""
     file = folder/"x<"/"script><img src=q onerror=canary('file')>\"'.png"
     file.parent.mkdir(exist_ok=True)
     Image.new("RGB", (8, 8), "red").save(file)
-    return Pair(Example(str(file), EVIL, f"{EVIL} Right.", EVIL, EVIL), f"{EVIL} Wrong.", EVIL, (Edit("Right", "Wrong", EVIL, EVIL),), EVIL, **fields)
+    return Pair(Example(str(file), EVIL, f"{EVIL} Right.", EVIL, EVIL), f"{EVIL} Wrong.", EVIL,
+                (Edit("Right", "Wrong", EVIL, EVIL),), EVIL, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +80,11 @@ def vlm(): return VLM.load(adapter="stage2")
 
 
 def test_a_pair_and_the_page_of_pairs(page, still_page, tmp_path):
-    pair, lost = evil_pair(tmp_path), Pair(Example("x</script><img src=q onerror=canary('gone')>.png", EVIL, "Right.", EVIL), f"{EVIL} Wrong.", EVIL)
-    assert examined(page, still_page(pair._repr_html_() + lost._repr_html_()))["text"].count("no image file at x</script>") == 1
+    pair, lost = evil_pair(tmp_path), Pair(Example("x</script><img src=q onerror=canary('gone')>.png", EVIL, "Right.",
+                                                   EVIL), f"{EVIL} Wrong.", EVIL)
+    assert examined(page,
+                    still_page(pair._repr_html_()
+                               + lost._repr_html_()))["text"].count("no image file at x</script>") == 1
     from povid_nb import pairs
     pairs.write([pair], tmp_path/"pairs.jsonl")
     inject.report_pairs(tmp_path/"pairs.jsonl", tmp_path/"report.html")
@@ -75,7 +92,8 @@ def test_a_pair_and_the_page_of_pairs(page, still_page, tmp_path):
 
 
 def test_marked_and_compared_texts(page, still_page):
-    source = viz.mark(EVIL, wrong=["script", "img", (3, 40)], right=["canary"]).data + viz.diff(EVIL, f"no {EVIL[::-1]}").data
+    source = (viz.mark(EVIL, wrong=["script", "img", (3, 40)], right=["canary"]).data
+              + viz.diff(EVIL, f"no {EVIL[::-1]}").data)
     examined(page, still_page(source + viz.picture(Image.new("RGB", (4, 4)), EVIL)))
     title = examined(page, still_page(viz.page(EVIL, "<p>" + viz.mark(EVIL).data)))["title"]
     assert title == "Page", "the outer page keeps its title"
@@ -90,10 +108,13 @@ def test_the_report_of_a_run(page, still_page, tmp_path):
     models = found("base", "sft", "stage1", "stage2", splits=("typical", "counter", EVIL))
     for who in models:
         for split, of in models[who].items():
-            of["captions"] = chair.score([f"{EVIL} A knife. {text}" for text in AFTER], [{"fork"}, {"ball"}, {"dog"}], measure.VOCABULARY)
+            of["captions"] = chair.score([f"{EVIL} A knife. {text}" for text in AFTER], [{"fork"}, {"ball"}, {"dog"}],
+                                         measure.VOCABULARY)
             of["chair"] = of["captions"].scores()
     def fails(): raise ValueError(EVIL)
-    source = report.report_page({"own": models}, EVIL, [(EVIL, EVIL, 3)], [evil_pair(tmp_path)], {"sft": [{"step": 1, "loss": 1.}]}, [(EVIL, EVIL, fails, EVIL), (EVIL, EVIL, None, EVIL)], EVIL, {EVIL: EVIL})
+    source = report.report_page({"own": models}, EVIL, [(EVIL, EVIL, 3)], [evil_pair(tmp_path)],
+                                {"sft": [{"step": 1, "loss": 1.}]},
+                                [(EVIL, EVIL, fails, EVIL), (EVIL, EVIL, None, EVIL)], EVIL, {EVIL: EVIL})
     examined(page, still_page(source))
 
 
@@ -107,7 +128,9 @@ def test_the_viewer_of_pairs(page, still_page, tmp_path):
     seen = [one.card.value]
     one.buttons.children[0].click()
     put = json.dumps([*seen, one.card.value, one.tally.value]).replace("<", "\\u003c")
-    text = examined(page, still_page(f"<div></div><script>for (const html of {put}) {{ const p = document.createElement('div'); p.innerHTML = html; document.querySelector('div').append(p); }}</script>"), scripts=1)["text"]
+    html = (f"<div></div><script>for (const html of {put}) {{ const p = document.createElement('div'); "
+            "p.innerHTML = html; document.querySelector('div').append(p); }</script>")
+    text = examined(page, still_page(html), scripts=1)["text"]
     assert "onerror=canary('out')>.jsonl" in text
 
 
@@ -133,5 +156,7 @@ def test_the_widgets(page, still_page, vlm, tmp_path):
 
     dial = Dial.__new__(Dial)
     import anywidget
-    anywidget.AnyWidget.__init__(dial, frames=[dict(scale=s, text=EVIL, marks=[(0, 9, "wrong"), (30, 60, "right")], prob=.5) for s in (0, 1)], picture=viz._data_url(scene.image()), alt=EVIL, word=EVIL)
+    anywidget.AnyWidget.__init__(dial,
+                                 frames=[dict(scale=s, text=EVIL, marks=[(0, 9, "wrong"), (30, 60, "right")], prob=.5)
+                                         for s in (0, 1)], picture=viz._data_url(scene.image()), alt=EVIL, word=EVIL)
     examined(page, still_page(dial.html()), scripts=1)

@@ -1,4 +1,5 @@
-"""The live page in Chromium, from a static server on this machine, with the network cut off: what it writes is what Python writes.
+"""The live page in Chromium, from a static server on this machine, with the network cut off: what it writes is what
+Python writes.
 
 Needs what `make live` builds, and skips without it."""
 import re
@@ -9,7 +10,8 @@ from povid_nb.serve import _start
 from povid_nb.vlm import VLM
 
 BUILT = Path(__file__).parents[2]/"build"/"live"
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not (BUILT/"live.html").exists(), reason="needs the live page: make live")]
+pytestmark = [pytest.mark.browser,
+              pytest.mark.skipif(not (BUILT/"live.html").exists(), reason="needs the live page: make live")]
 WAIT = 120_000
 
 
@@ -22,12 +24,14 @@ def address():
 
 def settled(page, address, place=""):
     page.goto(address + place)
-    page.wait_for_function("document.getElementById('verdict').textContent && document.querySelector('#bars li') && document.getElementById('loss').textContent", timeout=WAIT)
+    page.wait_for_function("document.getElementById('verdict').textContent && document.querySelector('#bars li') && "
+                           "document.getElementById('loss').textContent", timeout=WAIT)
     return page.inner_text("#caption").strip()
 
 
 def changed(page, selector, before):
-    page.wait_for_function("([selector, before]) => document.querySelector(selector).innerText.trim() !== before", arg=[selector, before], timeout=WAIT)
+    page.wait_for_function("([selector, before]) => document.querySelector(selector).innerText.trim() !== before",
+                           arg=[selector, before], timeout=WAIT)
 
 
 def write_again(page, act):
@@ -54,7 +58,9 @@ def test_its_numbers_are_pythons(page, address):
     text = settled(page, address, "#course=counter/test/1")
     vlm = VLM.load()
     assert text == vlm.describe(scene)
-    prefix = " ".join(page.evaluate("[...document.querySelectorAll('#caption button')].slice(0, [...document.querySelectorAll('#caption button')].findIndex(b => b.ariaPressed === 'true')).map(b => b.textContent)"))
+    prefix = " ".join(page.evaluate("[...document.querySelectorAll('#caption button')].slice(0, "
+                                    "[...document.querySelectorAll('#caption button')].findIndex(b => b.ariaPressed "
+                                    "=== 'true')).map(b => b.textContent)"))
     words = [re.match(r"\S+", row)[0] for row in page.locator("#bars li span:first-child").all_inner_texts()]
     likely = vlm.next_tokens(scene, prefix=prefix, k=8)
     assert words[0] == likely[0].text and set(words[:3]) == {word.text for word in likely[:3]}
@@ -69,7 +75,9 @@ def test_noise_moves_picture_and_bars(page, address):
     slider = page.get_by_label("Step")
     slider.focus(); page.keyboard.press("End")
     changed(page, "#bars", bars)
-    assert page.evaluate(look) != clean and page.inner_text("#step-value") == "999" and slider.get_attribute("aria-valuetext") == "step 999 of 999"
+    assert page.evaluate(look) != clean
+    assert page.inner_text("#step-value") == "999"
+    assert slider.get_attribute("aria-valuetext") == "step 999 of 999"
     page.keyboard.press("ArrowLeft")
     assert page.inner_text("#step-value") == "998" and "noise=998" in page.url
 
@@ -81,7 +89,9 @@ def test_a_scene_is_composed_by_keyboard_alone(page, address):
     page.get_by_role("button", name="cup", exact=True).focus(); page.keyboard.press("Enter")
     place.focus()
     text = write_again(page, lambda: page.keyboard.press("Enter"))
-    assert page.get_by_role("button", name="in the middle: blue cup").count() == 1 and "blue.cup.4" in page.url and text
+    assert page.get_by_role("button", name="in the middle: blue cup").count() == 1
+    assert "blue.cup.4" in page.url
+    assert text
     write_again(page, lambda: page.get_by_label("colour").select_option("red"))
     assert "red.cup.4" in page.url
     page.get_by_role("button", name="in the middle: red cup").focus()
@@ -94,7 +104,8 @@ def test_a_thing_is_dragged(page, address):
     box = page.locator("#places").bounding_box()
     at = lambda column, row: (box["x"] + box["width"] * (column + .5) / 3, box["y"] + box["height"] * (row + .5) / 3)
     def drag():
-        page.mouse.move(*at(0, 1)); page.mouse.down(); page.mouse.move(*at(1, 1), steps=4); page.mouse.move(*at(2, 0), steps=4); page.mouse.up()
+        page.mouse.move(*at(0, 1))
+        page.mouse.down(); page.mouse.move(*at(1, 1), steps=4); page.mouse.move(*at(2, 0), steps=4); page.mouse.up()
     write_again(page, drag)
     assert "grey.fork.2" in page.url
 

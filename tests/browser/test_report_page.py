@@ -13,7 +13,8 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def source():
     models = found("base", "sft", "stage1", "stage2")
-    return report.report_page({"own": models, "clean": models}, EVIL, [(EVIL, EVIL, 1)], [a_pair(EVIL)], settings={"a": "b" * 300})
+    return report.report_page({"own": models, "clean": models}, EVIL, [(EVIL, EVIL, 1)], [a_pair(EVIL)],
+                              settings={"a": "b" * 300})
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -29,5 +30,6 @@ def test_it_fits_the_screen_and_runs_nothing(page, still_page, source, width, sc
     assert first["y"] + first["height"] < 844 and first["width"] > 300          # a chart on the first screen
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nor do the folded parts overflow"
-    ink, paper = page.evaluate("[getComputedStyle(document.body).color, matchMedia('(prefers-color-scheme: dark)').matches]")
+    ink, paper = page.evaluate("[getComputedStyle(document.body).color, matchMedia('(prefers-color-scheme: "
+                               "dark)').matches]")
     assert paper == (scheme == "dark") and (ink == "rgb(0, 0, 0)") == (scheme == "light")

@@ -1,8 +1,9 @@
 """Every input of the corpus ends as it should: with a result, or with one line that says what is wrong.
 
-Nothing may end in a traceback, take half a minute or a gigabyte, print a number that is none, or run code that came with the data.
-By default about every ninth input is tried, `pytest --slow` tries all. The outcomes are in README.md beside this file, written by
-`POVID_CORPUS=write pytest tests/corpus`; the test fails where the inputs or the way they end are others than on that page.
+Nothing may end in a traceback, take half a minute or a gigabyte, print a number that is none, or run code that came
+with the data. By default about every ninth input is tried, `pytest --slow` tries all. The outcomes are in README.md
+beside this file, written by `POVID_CORPUS=write pytest tests/corpus`; the test fails where the inputs or the way they
+end are others than on that page.
 """
 import os, re, resource, signal, sys, warnings, zlib
 from pathlib import Path
@@ -32,8 +33,12 @@ def page():
     "The page of outcomes"
     count = lambda rows: " | ".join(str(sum(row[1] == how for row in rows)) for how in CODES)
     every = [row for area in cases.AREAS for row in SEEN[area]]
-    lines = [f"| area | inputs | {' | '.join(CODES)} |", "|---" * (len(CODES) + 2) + "|", *(f"| {area} | {len(SEEN[area])} | {count(SEEN[area])} |" for area in cases.AREAS), f"| together | {len(every)} | {count(every)} |"]
-    for area in cases.AREAS: lines += ["", f"## {area.capitalize()}", "", "| input | ends | what is said |", "|---|---|---|", *(f"| {name} | {ends} | {text} |" for name, ends, text in SEEN[area])]
+    lines = [f"| area | inputs | {' | '.join(CODES)} |", "|---" * (len(CODES) + 2) + "|",
+             *(f"| {area} | {len(SEEN[area])} | {count(SEEN[area])} |" for area in cases.AREAS),
+             f"| together | {len(every)} | {count(every)} |"]
+    for area in cases.AREAS:
+        lines += ["", f"## {area.capitalize()}", "", "| input | ends | what is said |", "|---|---|---|",
+                  *(f"| {name} | {ends} | {text} |" for name, ends, text in SEEN[area])]
     return HEAD + "\n".join(lines) + "\n"
 
 
@@ -68,7 +73,9 @@ def call(words):
     used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     if done.exception and not isinstance(done.exception, SystemExit): raise done.exception
     assert used < MEGABYTES, f"took {used:.0f} MB"
-    return done.exit_code, done.stdout, done.stderr, [str(w.message) for w in noted if w.category is UserWarning and "set aside" in str(w.message) or "made for" in str(w.message)]
+    return (done.exit_code, done.stdout, done.stderr,
+            [str(w.message) for w in noted if w.category is UserWarning and "set aside" in str(w.message)
+             or "made for" in str(w.message)])
 
 
 def judged(words, ends, folder):
@@ -106,7 +113,8 @@ def test_the_corpus(area, tmp_path, monkeypatch, request):
         said = ""
         if chosen(f"{kind}: {name}", request):
             out = tmp_path/f"out-{number}"
-            words = [word.replace("{}", str(out)) if word.startswith("{}") else str(data) if word == "DATA" else word for word in words]
+            words = [word.replace("{}", str(out)) if word.startswith("{}") else str(data) if word == "DATA" else word
+                     for word in words]
             try: said = judged(words, ends, out)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt): raise
@@ -132,4 +140,6 @@ def data(tmp_path_factory):
 def test_the_page_is_in_step_with_the_inputs():
     "Runs last: each input, how it ends, and how many there are; not the words"
     if SEEN.keys() != cases.AREAS.keys() or ONLY: pytest.skip("only some of the areas were tried")
-    if not WRITE: assert without_text(README.read_text()) == without_text(page()), f"POVID_CORPUS=write pytest {Path(__file__).parent} writes the page again"
+    if not WRITE:
+        assert without_text(README.read_text()) == without_text(page()), (
+            f"POVID_CORPUS=write pytest {Path(__file__).parent} writes the page again")

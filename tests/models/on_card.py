@@ -1,9 +1,11 @@
-"""A stand-in for a GPU, and what is run on it: `python tests/models/on_card.py` prints what came of each piece of work.
+"""A stand-in for a GPU, and what is run on it: `python tests/models/on_card.py` prints what came of each piece of
+work.
 
 With `--cuda` (and kinds of models, else all) the same work is done on a real one, also in the types of cards.
 
-Tensors on `card:0` keep their values in a CPU tensor and refuse what CUDA refuses: to be mixed with tensors of the CPU, to be
-seen through numpy, to be filled by the CPU's generator. A process of its own, since a device cannot be taken out of torch again.
+Tensors on `card:0` keep their values in a CPU tensor and refuse what CUDA refuses: to be mixed with tensors of the
+CPU, to be seen through numpy, to be filled by the CPU's generator. A process of its own, since a device cannot be
+taken out of torch again.
 """
 import contextlib, functools, json, sys, tempfile, warnings
 from pathlib import Path
@@ -17,7 +19,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 aten = torch.ops.aten
 MOVES = {aten.copy_.default, aten._to_copy.default}
-INDEXES = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default, aten._unsafe_index.Tensor}
+INDEXES = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default,
+           aten._unsafe_index.Tensor}
 
 
 class WrongDevice(RuntimeError): pass
@@ -29,7 +32,9 @@ class OnCard(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner):
-        made = torch.Tensor._make_wrapper_subclass(cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype, device="card:0")
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.size(), strides=inner.stride(),
+                                                   storage_offset=inner.storage_offset(), dtype=inner.dtype,
+                                                   device="card:0")
         made.inner = inner
         return made
 
@@ -39,7 +44,8 @@ class OnCard(torch.Tensor):
     def __repr__(self): return f"OnCard({self.inner})"
     def tolist(self): return self.inner.tolist()
     def new_tensor(self, data, **options): return OnCard(self.inner.new_tensor(data, **options))
-    def numpy(self, *args, **kwargs): raise WrongDevice("a tensor on the card has no numpy view; move it to the CPU first")
+    def numpy(self, *args, **kwargs):
+        raise WrongDevice("a tensor on the card has no numpy view; move it to the CPU first")
 
 
 def is_card(device): return device is not None and torch.device(device).type == "card"
@@ -50,10 +56,14 @@ def run(func, args, kwargs):
     wanted, flat = kwargs.get("device"), tree_flatten((args, kwargs))[0]
     on_card = any(isinstance(x, OnCard) for x in flat)
     if not on_card and not is_card(wanted): return func(*args, **kwargs)
-    others = [x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, OnCard) and x.dim()]   # a single number may come from the CPU
-    if func in INDEXES: others = [x for x in others if not any(x is place for place in args[1])]          # places may, too
-    if on_card and others and func not in MOVES: raise WrongDevice(f"{func}: a tensor on the card meets one on the CPU, of shape {tuple(others[0].shape)}")
-    if (generator := kwargs.get("generator")) is not None and generator.device.type == "cpu": raise WrongDevice(f"{func}: the CPU's generator for the card")
+    # a single number may come from the CPU
+    others = [x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, OnCard) and x.dim()]
+    # places may, too
+    if func in INDEXES: others = [x for x in others if not any(x is place for place in args[1])]
+    if on_card and others and func not in MOVES:
+        raise WrongDevice(f"{func}: a tensor on the card meets one on the CPU, of shape {tuple(others[0].shape)}")
+    if (generator := kwargs.get("generator")) is not None and generator.device.type == "cpu":
+        raise WrongDevice(f"{func}: the CPU's generator for the card")
     args_, kwargs_ = tree_map(lambda x: x.inner if isinstance(x, OnCard) else x, (args, kwargs))
     if is_card(wanted): kwargs_["device"] = torch.device("cpu")
     out = func(*args_, **kwargs_)
@@ -90,35 +100,42 @@ def put(vlm, path=""):
     "Weights and buffers of a model, or of a part of it, on the card; returns the VLM"
     for part in vlm.model.get_submodule(path).modules():
         for name, p in part._parameters.items():
-            if p is not None: part._parameters[name] = torch.nn.Parameter(OnCard(p.data), requires_grad=p.requires_grad)
+            if p is not None:
+                part._parameters[name] = torch.nn.Parameter(OnCard(p.data), requires_grad=p.requires_grad)
         for name, b in part._buffers.items():
             if b is not None: part._buffers[name] = OnCard(b)
     return vlm
 
 
 def spread(vlm):
-    "The projector, the last layer and the final norm on the card and all else on the CPU, with the hooks that `device_map` sets"
+    """The projector, the last layer and the final norm on the card and all else on the CPU, with the hooks that
+    `device_map` sets"""
     language = vlm.paths()["language_model"]
     away = vlm.paths()["projector"], f"{language}.layers.1", f"{language}.norm"
     for path in away: put(vlm, path)
-    vlm.base.hf_device_map = {path: "card:0" if path.startswith(away) else "cpu" for path, _ in vlm.base.named_modules()}
-    for path, home in vlm.base.hf_device_map.items(): add_hook_to_module(vlm.base.get_submodule(path), AlignDevicesHook(home, io_same_device=not path))
+    vlm.base.hf_device_map = {path: "card:0" if path.startswith(away) else "cpu"
+                              for path, _ in vlm.base.named_modules()}
+    for path, home in vlm.base.hf_device_map.items():
+        add_hook_to_module(vlm.base.get_submodule(path), AlignDevicesHook(home, io_same_device=not path))
     return vlm
 
 
-# ---- What is run on it -----------------------------------------------------------------------------------------------
+# ---- What is run on it ----------------------------------------------------------------------------------------------
 
 def verbs(vlm):
     images = attending.PICTURES[:2]
     texts = vlm.describe(images, ["What", "Is there"], max_new_tokens=4)
-    return [vlm.score(images, "What", "a red fork")[1].logps, texts, [word.prob for word in vlm.next_tokens(images[0], k=3)]]
+    return [vlm.score(images, "What", "a red fork")[1].logps, texts,
+            [word.prob for word in vlm.next_tokens(images[0], k=3)]]
 
 def sampled(vlm): return vlm.describe(attending.PICTURES[0], "What", max_new_tokens=4, temperature=1., seed=3)
 
-def words(vlm): return [word.prob for word in vlm.next_tokens(attending.PICTURES[0], "What", "a red", words=["fork", "knife"])]
+def words(vlm):
+    return [word.prob for word in vlm.next_tokens(attending.PICTURES[0], "What", "a red", words=["fork", "knife"])]
 
 def shifted(vlm, space="pixels"):
-    return shift.sweep(vlm, attending.PICTURES[2], "What", "a red", words=["fork", "knife"], steps=[0, 600], seeds=[3], image_id="p", space=space).probs.tolist()
+    return shift.sweep(vlm, attending.PICTURES[2], "What", "a red", words=["fork", "knife"], steps=[0, 600], seeds=[3],
+                       image_id="p", space=space).probs.tolist()
 
 def attended(vlm): return attend(vlm, attending.PICTURES[0], "What", "a red fork").image_share().tolist()
 
@@ -128,14 +145,18 @@ def training(form, **more):
     "Two losses of one batch, with a step of AdamW between them, and all that is logged"
     def work(vlm):
         stages.add_adapter(vlm, rank=2)
-        trainer = PovidTrainer(vlm, trained.config(tempfile.mkdtemp(), form=form, max_steps=1, per_device_train_batch_size=2, use_cpu=vlm.device.type != "cuda", **more), trained.some_pairs(4))
+        trainer = PovidTrainer(vlm,
+                               trained.config(tempfile.mkdtemp(), form=form, max_steps=1,
+                                              per_device_train_batch_size=2, use_cpu=vlm.device.type != "cuda",
+                                              **more), trained.some_pairs(4))
         trainer._fill_cache()
         batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[i] for i in range(2)]))
         first = trainer.compute_loss(vlm.model.train(), batch)
         first.backward()
         torch.optim.AdamW([p for p in vlm.model.parameters() if p.requires_grad], lr=1e-2).step()
         second = trainer.compute_loss(vlm.model, batch)
-        return [first.item(), second.item(), {name: [value.item() for value in values] for name, values in trainer.seen["train"].values.items()}]
+        return [first.item(), second.item(),
+                {name: [value.item() for value in values] for name, values in trainer.seen["train"].values.items()}]
     return work
 
 
@@ -187,21 +208,29 @@ def all_on_cuda():
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             for name, one in work().items():
                 if name == "sampled": continue                  # by a card's own generator
-                if kind == "llava" or name in COMMON: print(json.dumps({f"{kind}, {name}, {str(dtype)[6:]}": on_cuda(make, one, dtype)}), flush=True)
+                if kind == "llava" or name in COMMON:
+                    print(json.dumps({f"{kind}, {name}, {str(dtype)[6:]}": on_cuda(make, one, dtype)}), flush=True)
 
 
 def work():
-    return {"verbs": verbs, "sampled": sampled, "words": words, "shift": shifted, "shift, processed": lambda vlm: shifted(vlm, "processed"), "attention": attended, "contrast": decoded,
-            **{form: training(form) for form in forms.FORMS}, "noise on the picture": training("released", noise_space="pixels"),
-            "cached": training("released", cache="features"), "checkpointed": training("paper", gradient_checkpointing=True)}
+    return {"verbs": verbs, "sampled": sampled, "words": words, "shift": shifted,
+            "shift, processed": lambda vlm: shifted(vlm, "processed"), "attention": attended, "contrast": decoded,
+            **{form: training(form) for form in forms.FORMS},
+            "noise on the picture": training("released", noise_space="pixels"),
+            "cached": training("released", cache="features"),
+            "checkpointed": training("paper", gradient_checkpointing=True)}
 
 
 def main():
-    found = {f"{kind}, {name}": outcome(kind, one) for kind in ("llava", "qwen2_vl") for name, one in work().items() if kind == "llava" or name in ("verbs", "paper")}
+    found = {f"{kind}, {name}": outcome(kind, one) for kind in ("llava", "qwen2_vl") for name, one in work().items()
+             if kind == "llava" or name in ("verbs", "paper")}
     found |= {f"spread, {name}": outcome("llava", one, spread) for name, one in work().items() if name in COMMON}
-    wide = lambda seen, dtype: torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen.cpu(), torch.finfo(dtype).min)[:, None]
-    with planted(packing, "additive_mask", wide): found["planted: a mask without a device"] = outcome("llava", training("dpo"))
-    with planted(branches, "_best", lambda batch: torch.full(batch["targets"].shape, -1)): found["planted: targets without a device"] = outcome("llava", training("paper"))
+    wide = lambda seen, dtype: torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen.cpu(), torch.finfo(dtype).min)[:,
+        None]
+    with planted(packing, "additive_mask", wide):
+        found["planted: a mask without a device"] = outcome("llava", training("dpo"))
+    with planted(branches, "_best", lambda batch: torch.full(batch["targets"].shape, -1)):
+        found["planted: targets without a device"] = outcome("llava", training("paper"))
     def stays(vlm, *args, **options):
         probs, tokens = own_probs(vlm, *args, **options)
         return probs.to(vlm.device), tokens

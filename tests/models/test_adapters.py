@@ -20,7 +20,9 @@ def trained(request, tmp_path_factory):
     plain = vlm.score(IMAGE, "What", "a red cup").token_logps
     part = vlm.paths()["language_model"].rsplit(".")[-1]
     torch.manual_seed(0)
-    vlm.model = get_peft_model(vlm.model, LoraConfig(r=4, lora_alpha=64, init_lora_weights=False, target_modules=rf".*{part}.*\.(q_proj|v_proj)"))
+    vlm.model = get_peft_model(vlm.model,
+                               LoraConfig(r=4, lora_alpha=64, init_lora_weights=False,
+                                          target_modules=rf".*{part}.*\.(q_proj|v_proj)"))
     changed = vlm.score(IMAGE, "What", "a red cup").token_logps
     assert (plain - changed).abs().max() > .01
     vlm.model.save_pretrained(folder)
@@ -52,7 +54,9 @@ def test_an_adapter_of_another_model(trained, tmp_path):
     made_for = json.loads((folder/"adapter_config.json").read_text())["base_model_name_or_path"]
     assert made_for == str(base)
     other = tiny.save("paligemma", tmp_path/"other")
-    with pytest.raises(ValueError, match=f"was made for '{base}' and does not fit .*other: it changes a .*, this is a PaliGemma.*; load the model it was made for"):
+    with pytest.raises(ValueError,
+                       match=f"was made for '{base}' and does not fit .*other: it changes a .*, this is a "
+                             f"PaliGemma.*; load the model it was made for"):
         VLM.load(other, adapter=folder)
 
 
@@ -63,20 +67,25 @@ def test_an_adapter_of_the_same_class_and_another_size(tmp_path, monkeypatch):
         tiny.save("llava", wider)
     model = get_peft_model(VLM.load(wider).model, LoraConfig(r=4, target_modules=r".*language_model.*\.q_proj"))
     model.save_pretrained(tmp_path/"adapter")
-    with pytest.raises(ValueError, match="does not fit .*base: .*q_proj is 64 wide there and 32 here"): VLM.load(base, adapter=tmp_path/"adapter")
+    with pytest.raises(ValueError, match="does not fit .*base: .*q_proj is 64 wide there and 32 here"):
+        VLM.load(base, adapter=tmp_path/"adapter")
 
 
 def test_an_adapter_of_a_twin_is_put_on_with_a_word_of_warning(trained, tmp_path):
     base, folder, _, changed = trained
     shutil.copytree(base, tmp_path/"twin")
-    with pytest.warns(UserWarning, match=f"was made for '{base}'; it fits .*twin in size, but is only right if both are the same model"):
+    with pytest.warns(UserWarning,
+                      match=f"was made for '{base}'; it fits .*twin in size, but is only right if both are the "
+                            f"same model"):
         vlm = VLM.load(tmp_path/"twin", adapter=folder)
     assert torch.equal(vlm.score(IMAGE, "What", "a red cup").token_logps, changed)
 
 
 def test_folders_that_hold_no_adapter(trained, tmp_path):
     base, folder, *_ = trained
-    with pytest.raises(FileNotFoundError, match="holds no adapter: adapter_config.json is missing"): VLM.load(base, adapter=tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no adapter: adapter_config.json is missing"):
+        VLM.load(base, adapter=tmp_path)
     shutil.copy(folder/"adapter_config.json", tmp_path)
     (tmp_path/"adapter_model.bin").write_bytes(b"pickle")   # never read
-    with pytest.raises(FileNotFoundError, match="holds no adapter: adapter_model.safetensors is missing"): VLM.load(base, adapter=tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no adapter: adapter_model.safetensors is missing"):
+        VLM.load(base, adapter=tmp_path)

@@ -1,4 +1,5 @@
-"The verbs on tiny random models of five architectures, each against a computation that shares nothing with them but the model"
+"""The verbs on tiny random models of five architectures, each against a computation that shares nothing with them
+but the model"""
 import random, sys
 from pathlib import Path
 import pytest, torch
@@ -9,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny_models as tiny   # noqa: E402
 
 SEED = 1   # with this one every architecture writes something
-LEARNED_SPACE = {"llava": "▁", "llava_next": "▁", "idefics3": "Ġ", "paligemma": "▁", "qwen2_vl": "Ġ", "qwen2_vl_own": "Ġ"}
+LEARNED_SPACE = {"llava": "▁", "llava_next": "▁", "idefics3": "Ġ", "paligemma": "▁", "qwen2_vl": "Ġ",
+                 "qwen2_vl_own": "Ġ"}
 PROMPTS = ["Is there a knife?", "What", "Describe this image in detail. What colour is the cup?"]
 ANSWERS = ["There is a red fork", "no", "the dog and the tree and the cup"]
 
@@ -30,7 +32,7 @@ def name(request): return request.param
 def vlm(name, tmp_path_factory): return tiny.load(name, tmp_path_factory.getbasetemp()/name, SEED)
 
 
-# ---- A second, slow way to everything: one row, no padding, the whole softmax in 64 bits -----------------------------
+# ---- A second, slow way to everything: one row, no padding, the whole softmax in 64 bits ----------------------------
 
 def plain_prompt(vlm, name, image, prompt):
     "The processor called by hand on one conversation"
@@ -48,7 +50,8 @@ def plain_logits(vlm, batch, ids):
     "All logits of one prompt with `ids` behind it"
     n, batch = len(ids), dict(batch)
     grown = {"input_ids": torch.tensor([ids], dtype=torch.long), "attention_mask": torch.ones(1, n, dtype=torch.long),
-             "token_type_ids": torch.ones(1, n, dtype=torch.long), "mm_token_type_ids": torch.zeros(1, n, dtype=torch.long)}
+             "token_type_ids": torch.ones(1, n, dtype=torch.long),
+             "mm_token_type_ids": torch.zeros(1, n, dtype=torch.long)}
     for key, more in grown.items():
         if key in batch: batch[key] = torch.cat([batch[key], more.to(batch[key].dtype)], 1)
     with torch.no_grad(): return vlm.model(**batch).logits[0].double()
@@ -64,7 +67,8 @@ def ids_of(vlm, name, text, begins=True):
 
 
 def plain_logps(vlm, name, image, prompt, answer, shift=1):
-    "log-probability of each token of the answer and of the end; shift=0 is the mistake of reading the row of the token itself"
+    """log-probability of each token of the answer and of the end; shift=0 is the mistake of reading the row of the
+    token itself"""
     batch = plain_prompt(vlm, name, image, prompt)
     ids = ids_of(vlm, name, answer) + [vlm.end_id()]
     logps, start = plain_logits(vlm, batch, ids).log_softmax(-1), batch["input_ids"].shape[1]
@@ -74,7 +78,7 @@ def plain_logps(vlm, name, image, prompt, answer, shift=1):
 def close(a, b, tolerance=1e-5): return torch.testing.assert_close(a.double(), b.double(), atol=tolerance, rtol=0)
 
 
-# ---- score -----------------------------------------------------------------------------------------------------------
+# ---- score ----------------------------------------------------------------------------------------------------------
 
 def test_score_is_the_full_softmax_one_by_one(vlm, name):
     for image, prompt, answer in zip(PICTURES, PROMPTS, ANSWERS):
@@ -83,7 +87,8 @@ def test_score_is_the_full_softmax_one_by_one(vlm, name):
 
 def test_score_is_the_full_softmax_in_a_padded_batch(vlm, name):
     scores = vlm.score(PICTURES, PROMPTS, ANSWERS)
-    assert len({len(s.tokens) for s in scores}) == 3 and len({len(vlm.image_positions(i, p)) for i, p in zip(PICTURES, PROMPTS)}) > 1
+    assert len({len(s.tokens) for s in scores}) == 3
+    assert len({len(vlm.image_positions(i, p)) for i, p in zip(PICTURES, PROMPTS)}) > 1
     for s, image, prompt, answer in zip(scores, PICTURES, PROMPTS, ANSWERS):
         expected = plain_logps(vlm, name, image, prompt, answer)
         close(s.token_logps, expected)
@@ -112,13 +117,14 @@ def test_the_answer_mask_selects_the_answer_and_its_end(vlm):
         assert text == answer and ids[mask][-1] == vlm.end_id()
 
 
-# ---- next_tokens -----------------------------------------------------------------------------------------------------
+# ---- next_tokens ----------------------------------------------------------------------------------------------------
 
 def plain_word(vlm, name, image, prompt, prefix, word):
     batch, before = plain_prompt(vlm, name, image, prompt), ids_of(vlm, name, prefix) if prefix else []
     stem = ("" if prefix or vlm.between() else "\n") + ("fork " if prefix else vlm.between()) + word
     pieces = vlm.tokenizer(stem, add_special_tokens=False)["input_ids"]
-    pieces = pieces[len(vlm.tokenizer("fork" if prefix else "" if vlm.between() else "\n", add_special_tokens=False)["input_ids"]):]
+    pieces = pieces[len(vlm.tokenizer("fork" if prefix else "" if vlm.between() else "\n",
+                                      add_special_tokens=False)["input_ids"]):]
     logp = 0.
     for i, piece in enumerate(pieces):  # a forward pass for each piece
         logp += float(plain_logits(vlm, batch, before + pieces[:i])[-1].log_softmax(-1)[piece])
@@ -138,7 +144,8 @@ def test_whole_words_by_the_chain_rule(vlm, name):
 def test_the_most_probable_pieces(vlm, name):
     "Not grown, they are the top of the softmax"
     image, prompt, prefix = PICTURES[1], PROMPTS[2], "the dog and the"
-    expected = plain_logits(vlm, plain_prompt(vlm, name, image, prompt), ids_of(vlm, name, prefix))[-1].softmax(-1).topk(5)
+    expected = plain_logits(vlm, plain_prompt(vlm, name, image, prompt),
+                            ids_of(vlm, name, prefix))[-1].softmax(-1).topk(5)
     batch = vlm.inputs(image, prompt)
     found = words.likely_words(vlm, batch, words._spell(vlm, prompt, prefix, [])[0], 5, longest=1)
     by_text = {}
@@ -149,7 +156,7 @@ def test_the_most_probable_pieces(vlm, name):
     assert [w.prob for w in found] == sorted((w.prob for w in found), reverse=True)
 
 
-# ---- describe --------------------------------------------------------------------------------------------------------
+# ---- describe -------------------------------------------------------------------------------------------------------
 
 def plain_greedy(vlm, name, image, prompt, n):
     batch, ids = plain_prompt(vlm, name, image, prompt), []
@@ -175,23 +182,28 @@ def test_sampling_follows_its_seed_and_leaves_other_random_numbers_alone(vlm):
     texts = [vlm.describe(PICTURES[0], temperature=1., seed=seed, max_new_tokens=10) for seed in (1, 1, 2, 3)]
     assert torch.equal(torch.rand(3), wanted)
     assert texts[0] == texts[1] and len(set(texts)) >= 3
-    assert vlm.describe(PICTURES[0], temperature=1., top_p=1e-6, seed=9, max_new_tokens=10) == vlm.describe(PICTURES[0], max_new_tokens=10)
+    assert vlm.describe(PICTURES[0], temperature=1., top_p=1e-6, seed=9,
+                        max_new_tokens=10) == vlm.describe(PICTURES[0], max_new_tokens=10)
 
 
 def test_nothing_is_said_on_the_side(vlm, caplog, capsys, recwarn):
-    vlm.describe(PICTURES, PROMPTS, max_new_tokens=4), vlm.describe(PICTURES[0], temperature=.7, seed=0, max_new_tokens=4)
+    vlm.describe(PICTURES, PROMPTS, max_new_tokens=4), vlm.describe(PICTURES[0], temperature=.7, seed=0,
+        max_new_tokens=4)
     vlm.score(PICTURES, PROMPTS, ANSWERS), vlm.next_tokens(PICTURES[0], k=3)
     out, err = capsys.readouterr()
     assert (out, err, caplog.text, [w for w in recwarn if w.category is not DeprecationWarning]) == ("", "", "", [])
 
 
-# ---- The picture -----------------------------------------------------------------------------------------------------
+# ---- The picture ----------------------------------------------------------------------------------------------------
 
 def features(vlm, batch):
     "The vectors that the model itself puts in the picture's place"
     known = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask")
-    with torch.no_grad(): out = vlm.model.get_image_features(**{k: v for k, v in batch.items() if k in known}, return_dict=True).pooler_output
-    return sum(part.reshape(-1, part.shape[-1]).shape[0] for part in (out if isinstance(out, (list, tuple)) else [out]))
+    with torch.no_grad():
+        out = vlm.model.get_image_features(**{k: v for k, v in batch.items() if k in known},
+                                           return_dict=True).pooler_output
+    return sum(part.reshape(-1, part.shape[-1]).shape[0]
+               for part in (out if isinstance(out, (list, tuple)) else [out]))
 
 
 def test_image_positions_are_as_many_as_the_vectors_of_the_picture(vlm, name):
@@ -206,7 +218,8 @@ def test_one_picture_is_one_field_of_pixels(vlm, name):
     batch = vlm.inputs(picture(3, 200, 50), "What")
     expected = {"llava": (1, 3, 32, 32), "paligemma": (1, 3, 32, 32), "idefics3": (1, 1, 3, 32, 32)}
     if name in expected: assert tuple(batch["pixel_values"].shape) == expected[name]
-    if name == "llava_next": assert batch["pixel_values"].shape[1] > 1   # its tiles cannot be switched off: see the notebook
+    # its tiles cannot be switched off: see the notebook
+    if name == "llava_next": assert batch["pixel_values"].shape[1] > 1
 
 
 def test_the_pixels_hook_sees_and_changes_what_the_tower_gets(vlm):
@@ -215,11 +228,14 @@ def test_the_pixels_hook_sees_and_changes_what_the_tower_gets(vlm):
     dark = vlm.score(PICTURES[0], PROMPTS[0], ANSWERS[0], pixels=black)
     assert torch.equal(seen[0], vlm.inputs(PICTURES[0], PROMPTS[0])["pixel_values"])
     assert (dark.token_logps - vlm.score(PICTURES[0], PROMPTS[0], ANSWERS[0]).token_logps).abs().max() > 1e-3
-    assert torch.equal(dark.token_logps, vlm.score(PICTURES[1].resize(PICTURES[0].size), PROMPTS[0], ANSWERS[0], pixels=black).token_logps)
-    with pytest.raises(ValueError, match="`pixels` must give back a tensor of shape"): vlm.describe(PICTURES[0], pixels=lambda p: p[..., :-1])
+    assert torch.equal(dark.token_logps,
+                       vlm.score(PICTURES[1].resize(PICTURES[0].size), PROMPTS[0], ANSWERS[0], pixels=black)
+                       .token_logps)
+    with pytest.raises(ValueError, match="`pixels` must give back a tensor of shape"):
+        vlm.describe(PICTURES[0], pixels=lambda p: p[..., :-1])
 
 
-# ---- The model's parts and state -------------------------------------------------------------------------------------
+# ---- The model's parts and state ------------------------------------------------------------------------------------
 
 def test_the_parts_are_found(vlm):
     paths = vlm.paths()
@@ -233,7 +249,8 @@ def test_a_verb_leaves_the_training_mode_as_it_was(vlm):
     vlm.model.train(); vlm.part("tower").eval()
     before = [m.training for m in vlm.model.modules()]
     try:
-        vlm.describe(PICTURES[0], max_new_tokens=2), vlm.score(PICTURES[0], "What", "no"), vlm.next_tokens(PICTURES[0], k=2)
+        vlm.describe(PICTURES[0], max_new_tokens=2), vlm.score(PICTURES[0], "What", "no"), vlm.next_tokens(PICTURES[0],
+            k=2)
         assert [m.training for m in vlm.model.modules()] == before and any(before) and not all(before)
     finally: vlm.model.eval()
 
@@ -241,7 +258,8 @@ def test_a_verb_leaves_the_training_mode_as_it_was(vlm):
 def test_loading_a_folder_twice_gives_the_same_model(vlm, name, tmp_path):
     if name == "qwen2_vl": pytest.skip("its processor is made by hand here")
     again = tiny.load(name, tmp_path, SEED)
-    assert again.score(PICTURES[0], PROMPTS[0], ANSWERS[0]).token_logps.equal(vlm.score(PICTURES[0], PROMPTS[0], ANSWERS[0]).token_logps)
+    assert again.score(PICTURES[0], PROMPTS[0],
+                       ANSWERS[0]).token_logps.equal(vlm.score(PICTURES[0], PROMPTS[0], ANSWERS[0]).token_logps)
     assert again.device.type == "cpu" and again.dtype == torch.float32 and again.name == str(tmp_path)
 
 
@@ -249,4 +267,5 @@ def test_sixteen_bits(name, tmp_path):
     if name == "qwen2_vl": pytest.skip("its processor is made by hand here")
     vlm = tiny.load(name, tmp_path, dtype="bfloat16")
     assert vlm.dtype == torch.bfloat16 and vlm.inputs(PICTURES[0], "What")["pixel_values"].dtype == torch.bfloat16
-    assert vlm.score(PICTURES[0], "What", "no").token_logps.dtype == torch.float32 and isinstance(vlm.describe(PICTURES[0], max_new_tokens=3), str)
+    assert vlm.score(PICTURES[0], "What", "no").token_logps.dtype == torch.float32
+    assert isinstance(vlm.describe(PICTURES[0], max_new_tokens=3), str)

@@ -23,10 +23,12 @@ import tiny_models
 
 ARCHITECTURES = tiny_models.ARCHITECTURES
 PACKED = ARCHITECTURES   # those that are not are in test_newer_models.py
-WORDS = "red fork on the left of plate there is a green cup two spoons knife no describe dog bench tree blue laptop . ?".split()
+WORDS = ("red fork on the left of plate there is a green cup two spoons knife no describe dog bench tree blue "
+         "laptop . ?".split())
 
 
-def with_adapter(vlm, targets=r"q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj", inside="language_model", seed=1):
+def with_adapter(vlm, targets=r"q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj", inside="language_model",
+                 seed=1):
     "A VLM with a LoRA adapter that does something"
     path = vlm.paths()[inside].replace(".", r"\.")
     vlm.model = get_peft_model(vlm.model, LoraConfig(r=3, lora_alpha=6, target_modules=rf"{path}\..*({targets})"))
@@ -79,8 +81,10 @@ def compare(vlm, rows, form, own=False, fast=None):
         found.append((scores, gradients(vlm, loss_of(scores, form))))
     (plain, plain_grad), (packed, packed_grad) = found
     assert plain.keys() == packed.keys()
-    values = [(plain[k] - packed[k]).abs().max().item() for k in plain if isinstance(plain[k], torch.Tensor) and plain[k].is_floating_point()]
-    assert all(torch.equal(plain[k], packed[k]) for k in plain if isinstance(plain[k], torch.Tensor) and not plain[k].is_floating_point())
+    values = [(plain[k] - packed[k]).abs().max().item() for k in plain if isinstance(plain[k], torch.Tensor)
+              and plain[k].is_floating_point()]
+    assert all(torch.equal(plain[k], packed[k]) for k in plain if isinstance(plain[k], torch.Tensor)
+               and not plain[k].is_floating_point())
     return max(values), ((plain_grad - packed_grad).norm() / plain_grad.norm()).item()
 
 
@@ -116,18 +120,21 @@ def test_with_the_whole_mask_too(vlms, name):
 
 @pytest.mark.parametrize("name", PACKED)
 def test_the_shared_beginning_needs_no_mask(name, monkeypatch):
-    "Two calls of PyTorch's attention in a layer: with a mask, and the shared beginning without one. PaliGemma's stem is no causal text"
+    """Two calls of PyTorch's attention in a layer: with a mask, and the shared beginning without one. PaliGemma's
+    stem is no causal text"""
     vlm = with_adapter(tiny_models.load(name))
     branch, rows, calls = Branches(vlm), [branches.encode(vlm, a_pair(s)) for s in (1, 2)], []
     batch = branch.collate(rows)
     seen, own = branch.look(batch["images"]), torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention",
-                        lambda q, k, v, attn_mask=None, **o: calls.append((q.shape[2], k.shape[2], attn_mask is not None, o["is_causal"])) or own(q, k, v, attn_mask=attn_mask, **o))
+                        lambda q, k, v, attn_mask=None, **o: calls.append((q.shape[2], k.shape[2],
+                            attn_mask is not None, o["is_causal"])) or own(q, k, v, attn_mask=attn_mask, **o))
     branch.hidden(batch["clean"], seen)
     first, length = min(len(row.prompt) for row in rows) - 1, batch["clean"]["ids"].shape[1]
     behind, beginning = (length - first, length, True, False), (first, first, False, True)
     own_layers = [(length, length, True, False)] if vlm.prefix_lm else [behind, beginning]
-    assert calls == own_layers * (len(vlm.part("language_model").layers) - 1) + [behind]   # the last is read at the answers alone
+    # the last is read at the answers alone
+    assert calls == own_layers * (len(vlm.part("language_model").layers) - 1) + [behind]
 
 
 @pytest.mark.parametrize("name", PACKED)
@@ -137,7 +144,9 @@ def test_before_the_answers_the_last_layer_makes_keys_and_values_alone(name):
     Branches(vlm)
     branch, rows, read = Branches(with_adapter(vlm)), [branches.encode(vlm, a_pair(s)) for s in (1, 2)], {}
     last = vlm.part("language_model").layers[-1]
-    parts = {path: part for path in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj")
+    parts = {path: part
+             for path in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                          "mlp.up_proj")
              for part in [last.get_submodule(path)]}
     for path, part in parts.items():
         part = getattr(part, "base_layer", part)
@@ -151,13 +160,16 @@ def test_before_the_answers_the_last_layer_makes_keys_and_values_alone(name):
 
 @pytest.mark.parametrize("name", PACKED)
 def test_the_models_own_forward_stays_what_it_is(name, tmp_path):
-    "The name of our attention stays behind in the configuration: padded batches and answers come out the same, and nothing of it is saved"
+    """The name of our attention stays behind in the configuration: padded batches and answers come out the same,
+    and nothing of it is saved"""
     vlm = tiny_models.load(name)
-    batch = vlm.inputs([a_pair(s).image for s in (1, 2)], ["describe the plate", "dog ?"], ["red fork", "no bench there is a green cup"])
+    batch = vlm.inputs([a_pair(s).image for s in (1, 2)], ["describe the plate", "dog ?"],
+                       ["red fork", "no bench there is a green cup"])
     batch.pop("answer_mask")
     found = []
     for _ in range(2):
-        with torch.no_grad(): found.append((vlm.model(**batch).logits, vlm.describe(a_pair(1).image, max_new_tokens=6)))
+        with torch.no_grad():
+            found.append((vlm.model(**batch).logits, vlm.describe(a_pair(1).image, max_new_tokens=6)))
         branch = Branches(vlm)
         branch.step(**branch.collate([branches.encode(vlm, a_pair(1))]), form="sft")
         assert vlm.base.config.get_text_config()._attn_implementation == packing._ATTENTION
@@ -189,18 +201,23 @@ def test_the_plain_form_agrees_with_vlm_score(vlms, name):
     assert reference.chosen.tolist() == pytest.approx(theirs, abs=2e-4)
 
 
-# ---- Each way to get it wrong is noticed -----------------------------------------------------------------------------
+# ---- Each way to get it wrong is noticed ----------------------------------------------------------------------------
 
 def rejected_sees_chosen(monkeypatch):
-    monkeypatch.setattr(packing, "_LINEAGE", torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]).bool())
+    monkeypatch.setattr(packing, "_LINEAGE",
+                        torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]).bool())
 
 def positions_run_on(monkeypatch):
     pack = branches.pack
-    monkeypatch.setattr(branches, "pack", lambda *a, **k: (p := pack(*a, **k)) | {"positions": torch.arange(p["ids"].shape[1]).expand_as(p["ids"])})
+    monkeypatch.setattr(branches, "pack",
+                        lambda *a, **k: (p := pack(*a, **k))
+                        | {"positions": torch.arange(p["ids"].shape[1]).expand_as(p["ids"])})
 
 def reads_one_too_late(monkeypatch):
     pack = branches.pack
-    monkeypatch.setattr(branches, "pack", lambda *a, **k: (p := pack(*a, **k)) | {"read": (p["read"] + 1).clamp(max=p["ids"].shape[1] - 1)})
+    monkeypatch.setattr(branches, "pack",
+                        lambda *a, **k: (p := pack(*a, **k))
+                        | {"read": (p["read"] + 1).clamp(max=p["ids"].shape[1] - 1)})
 
 
 @pytest.mark.parametrize("spoil", [rejected_sees_chosen, positions_run_on, reads_one_too_late])
@@ -223,16 +240,18 @@ def test_a_boolean_mask_under_eager_attention_is_the_trap_that_the_additive_one_
     assert (right - wrong).abs().max() > 1e-3
 
 
-# ---- Parts -----------------------------------------------------------------------------------------------------------
+# ---- Parts ----------------------------------------------------------------------------------------------------------
 
 def test_every_position_sees_its_ancestors_and_itself_and_nothing_else():
     row = branches.Row([7, 4, 4, 8], [1, 2, 3], [5, 6], {}, {})
     packed = packing.pack([row])
     text = {k: packed[k][0].tolist() for k in ("ids", "segments", "positions", "targets", "read")}
-    assert text == {"ids": [7, 4, 4, 8, 1, 2, 5], "segments": [0, 0, 0, 0, 1, 1, 2], "positions": [0, 1, 2, 3, 4, 5, 4],
+    assert text == {"ids": [7, 4, 4, 8, 1, 2, 5], "segments": [0, 0, 0, 0, 1, 1, 2],
+                    "positions": [0, 1, 2, 3, 4, 5, 4],
                     "targets": [1, 2, 3, 5, 6], "read": [3, 4, 5, 3, 6]}
     seen = packing.visible(packed)[0]
-    assert [row.nonzero().flatten().tolist() for row in seen] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4],
+    assert [row.nonzero().flatten().tolist() for row in seen] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3],
+        [0, 1, 2, 3, 4],
                                                                   [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 6]]
     assert packing.visible(packed, two_way=True)[0, 0].tolist() == [True] * 4 + [False] * 3
 
@@ -279,7 +298,8 @@ def test_nothing_is_kept_for_a_gradient_of_the_released_forms_noisy_pass(vlms):
     vlm = vlms["llava"]
     branch, rows = Branches(vlm), [branches.encode(vlm, a_pair(s)) for s in (1, 2)]
     kept, scores = {}, {}
-    for form in ("dpo", "released", "paper"): kept[form], scores[form] = kept_for_backward(branch, a_batch(vlm, branch, rows, form), form)
+    for form in ("dpo", "released", "paper"):
+        kept[form], scores[form] = kept_for_backward(branch, a_batch(vlm, branch, rows, form), form)
     assert kept["released"] < 1.1 * kept["dpo"] and kept["paper"] > 1.4 * kept["dpo"]
     assert scores["released"]["policy_noise"].requires_grad and not scores["released"]["reference_noise"].requires_grad
 
@@ -289,7 +309,8 @@ def test_the_reference_scores_the_policys_tokens_or_its_own(vlms):
     branch, rows = Branches(vlm), [branches.encode(vlm, a_pair(s)) for s in range(4)]
     batch = a_batch(vlm, branch, rows, "released")
     theirs, own = (branch.step(**batch, form="released", own_tokens=own) for own in (False, True))
-    assert torch.equal(theirs["policy_noise"], own["policy_noise"]) and not torch.equal(theirs["reference_noise"], own["reference_noise"])
+    assert torch.equal(theirs["policy_noise"], own["policy_noise"])
+    assert not torch.equal(theirs["reference_noise"], own["reference_noise"])
     with vlm.adapter_off():   # policy and reference are one: the same tokens either way
         same = [branch.step(**batch, form="released", own_tokens=own) for own in (False, True)]
     for scores in same: assert torch.allclose(scores["policy_noise"], scores["reference_noise"])
@@ -300,14 +321,17 @@ def test_a_prompt_is_tokenised_once_and_answers_get_the_tokens_they_have_behind_
         vlm, seen = vlms[name], []
         read = type(vlm.tokenizer).__call__
         with monkeypatch.context() as m:
-            m.setattr(type(vlm.tokenizer), "__call__", lambda self, text, *a, **k: seen.extend([text] if isinstance(text, str) else text) or read(self, text, *a, **k))
+            m.setattr(type(vlm.tokenizer), "__call__",
+                      lambda self, text, *a, **k: seen.extend([text] if isinstance(text, str) else text)
+                      or read(self, text, *a, **k))
             for seed in range(6):
                 pair = a_pair(seed)
                 pair = Pair(Example(pair.image, f"please {pair.prompt} now?", pair.chosen), pair.rejected)
                 seen.clear()
                 row = branches.encode(vlm, pair)
                 assert sum(pair.prompt in text for text in seen) == 1, name
-                whole = [vlm.tokens_after(vlm.text(pair.prompt), vlm.between() + a) + [vlm.end_id()] for a in (pair.chosen, pair.rejected)]
+                whole = [vlm.tokens_after(vlm.text(pair.prompt), vlm.between() + a) + [vlm.end_id()]
+                         for a in (pair.chosen, pair.rejected)]
                 assert [row.chosen, row.rejected] == whole, name
 
 
@@ -361,7 +385,8 @@ def test_every_layer_is_checkpointed_once(vlms):
     vlm.model.train()
     vlm.base.gradient_checkpointing_enable({"use_reentrant": False})
     for layer in vlm.part("language_model").layers:
-        layer._gradient_checkpointing_func = lambda f, *args, run=layer._gradient_checkpointing_func: calls.append(1) or run(f, *args)
+        layer._gradient_checkpointing_func = lambda f, *args, run=layer._gradient_checkpointing_func: calls.append(
+            1) or run(f, *args)
     branch.step(**batch)
     assert len(calls) == len(vlm.part("language_model").layers)    # the policy; the reference keeps nothing anyway
 
@@ -371,12 +396,13 @@ def test_in_half_precision_it_is_as_right_as_the_plain_form(vlms):
     rows = [branches.encode(vlm, a_pair(s)) for s in (1, 2, 3)]
     exact = (b := Branches(vlm, plain=True)).step(**b.collate(rows))["policy"].detach()
     with torch.autocast("cpu", torch.bfloat16):
-        plain, packed = ((b := Branches(vlm, plain=p)).step(**b.collate(rows))["policy"].detach() for p in (True, False))
+        plain, packed = ((b := Branches(vlm, plain=p)).step(**b.collate(rows))["policy"].detach()
+                         for p in (True, False))
     assert packed.dtype == torch.float32
     assert (packed - exact).abs().mean() < 2 * (plain - exact).abs().mean() + 1e-3
 
 
-# ---- Caches ----------------------------------------------------------------------------------------------------------
+# ---- Caches ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", PACKED)
 def test_a_cached_reference_changes_nothing(vlms, name, tmp_path):
@@ -392,13 +418,15 @@ def test_a_cached_reference_changes_nothing(vlms, name, tmp_path):
         without = branch.step(**batch, form=form)
         found = branch.step(**batch, form=form, cached=again.recall(keys, batch["clean"]))
         for k in without:
-            if isinstance(without[k], torch.Tensor) and without[k].is_floating_point(): assert (without[k] - found[k]).abs().max() < 2e-5, (form, k)
+            if isinstance(without[k], torch.Tensor) and without[k].is_floating_point():
+                assert (without[k] - found[k]).abs().max() < 2e-5, (form, k)
         grads = [gradients(vlm, loss_of(s, form)) for s in (without, found)]
         assert (grads[0] - grads[1]).norm() / grads[0].norm() < 1e-5
 
 
 def test_only_the_released_form_keeps_vectors(vlms, tmp_path):
-    "Seventeen thousand answers of a 7B model would fill 15 GB with them. A cache made without is completed, not trusted"
+    """Seventeen thousand answers of a 7B model would fill 15 GB with them. A cache made without is completed, not
+    trusted"""
     vlm, branch = vlms["llava"], Branches(vlms["llava"])
     rows = [branches.encode(vlm, a_pair(s)) for s in range(3)]
     keys, batch = [row.key() for row in rows], branch.collate(rows)
@@ -426,14 +454,17 @@ def test_filling_a_cache_never_holds_more_than_a_batch(vlms, tmp_path):
 
 
 def test_writing_more_opens_nothing_again(vlms, tmp_path, monkeypatch):
-    "Each write is a file of its own, known without a look; the files that are there are opened once, whoever comes later"
+    """Each write is a file of its own, known without a look; the files that are there are opened once, whoever
+    comes later"""
     from povid_nb import cache as module
     opened, own = [], module.safe_open
     monkeypatch.setattr(module, "safe_open", lambda file, *how: opened.append(file) or own(file, *how))
     rows = [branches.encode(vlms["llava"], a_pair(s)) for s in range(6)]
     cache = Cache(tmp_path, Branches(vlms["llava"]))
     for row in rows: cache.fill([row])
-    assert len(list(cache.folder.glob("*.safetensors"))) == 6 and all(row.key() in cache for row in rows) and not opened
+    assert len(list(cache.folder.glob("*.safetensors"))) == 6
+    assert all(row.key() in cache for row in rows)
+    assert not opened
     again = Cache(tmp_path, cache.branches)
     again.refresh()
     assert len(again) == 6 and len(opened) == len(set(opened)) == 6
@@ -446,7 +477,8 @@ def test_the_cache_is_used(vlms, tmp_path, monkeypatch):
     cache = Cache(tmp_path, branch, "features")
     cache.fill(rows)
     batch, calls = branch.collate(rows), []
-    monkeypatch.setattr(Branches, "hidden", lambda self, *a, f=Branches.hidden: calls.append("language") or f(self, *a))
+    monkeypatch.setattr(Branches, "hidden",
+                        lambda self, *a, f=Branches.hidden: calls.append("language") or f(self, *a))
     monkeypatch.setattr(Branches, "look", lambda self, *a, f=Branches.look: calls.append("tower") or f(self, *a))
     branch.step(**batch, cached=cache.recall([r.key() for r in rows], batch["clean"]))
     assert calls == ["language"]
@@ -487,27 +519,30 @@ def test_a_cache_is_refused_where_rows_are_not_shared(vlms, tmp_path):
     with pytest.raises(ValueError, match="plain=True"): Cache(tmp_path, Branches(vlms["llava"], plain=True))
 
 
-# ---- Refusals --------------------------------------------------------------------------------------------------------
+# ---- Refusals -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("change, limit, words", [
     (dict(image="gone.png"), None, "pair p: no image file at gone.png"),
     (dict(), 10, "pair p: the prompt has .* 16 of them the picture's, .* cutting it would cut the picture"),
     (dict(), -1, "pair p: prompt and chosen answer have .* tokens and max_length is")])
 def test_pairs_that_cannot_be_scored_are_refused_in_one_line(vlms, change, limit, words):
-    pair = Pair(Example(change.get("image", a_pair(1).image), "describe the plate", "red fork on the left of the plate", id="p"), "blue")
+    pair = Pair(Example(change.get("image", a_pair(1).image), "describe the plate",
+                        "red fork on the left of the plate", id="p"), "blue")
     if limit == -1:   # one token too few for the longer answer
         row = branches.encode(vlms["llava"], pair)
         limit = len(row.prompt) + len(row.chosen) - 1
-    with pytest.raises((ValueError, FileNotFoundError), match=words) as error: branches.encode(vlms["llava"], pair, max_length=limit)
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
+        branches.encode(vlms["llava"], pair, max_length=limit)
     assert "\n" not in str(error.value)
 
 
 def test_answers_that_are_the_same_tokens_are_refused(vlms):
     pair = Pair(Example(a_pair(1).image, "describe", "red fork", id="p"), "red fork\n")
-    with pytest.raises(ValueError, match="pair p: chosen and rejected are the same tokens"): branches.encode(vlms["llava"], pair)
+    with pytest.raises(ValueError, match="pair p: chosen and rejected are the same tokens"):
+        branches.encode(vlms["llava"], pair)
 
 
-# ---- Noise while decoding --------------------------------------------------------------------------------------------
+# ---- Noise while decoding -------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_contrast_against_a_hand_made_loop(vlms, name):

@@ -1,8 +1,8 @@
-"""Every lesson runs with another model in its one loading cell, and in 16 bits: what is about the built-in model in 32 bits
-says so and steps aside.
+"""Every lesson runs with another model in its one loading cell, and in 16 bits: what is about the built-in model in 32
+bits says so and steps aside.
 
-LLaVA and Idefics3 come from a folder by POVID_MODEL. Qwen's own processor needs torchvision, so there a start-up file of
-the kernel lets `VLM.load()` return the stand-in.
+LLaVA and Idefics3 come from a folder by POVID_MODEL. Qwen's own processor needs torchvision, so there a start-up file
+of the kernel lets `VLM.load()` return the stand-in.
 """
 import itertools
 
@@ -26,7 +26,8 @@ QUICK = ("11_beyond", "idefics3")            # the rest takes half an hour
 def cases():
     for lesson in LESSONS:
         for model in MODELS:
-            yield pytest.param(lesson, model, id=f"{lesson}-{model}", marks=() if (lesson, model) == QUICK else pytest.mark.slow)
+            yield pytest.param(lesson, model, id=f"{lesson}-{model}",
+                               marks=() if (lesson, model) == QUICK else pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +44,8 @@ def run(lesson, saying):
     "Run a lesson to its end, and what it then says"
     nb = nbformat.read(links.ROOT/"nbs"/f"{lesson}.ipynb", as_version=4)
     nb.cells.append(nbformat.v4.new_code_cell(f"from povid_nb.vlm import VLM as _V; _v = _V.load(); print({saying})"))
-    outputs.Client(nb, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(links.ROOT/"nbs")}}).execute()
+    outputs.Client(nb, timeout=1200, kernel_name="python3",
+                   resources={"metadata": {"path": str(links.ROOT/"nbs")}}).execute()
     return "".join(output.get("text", "") for output in nb.cells[-1].outputs)
 
 

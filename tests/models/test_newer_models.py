@@ -18,9 +18,12 @@ tiny_models.BUILDERS.update(newer_models.BUILDERS)
 PACKED = ["llava_onevision", "smolvlm", "qwen2_5_vl", "internvl"]
 PLAIN = {"paligemma2": "window", "gemma3": "window", "gemma4": "window", "qwen3_vl": "first layers once more",
          "qwen3_5": "linear_attention layers carry a state", "lfm2_vl": "conv layers carry a state"}
-NAMES = [pytest.param(name, marks=pytest.mark.skipif(name == "lfm2_vl" and not newer_models.HAS_TORCHVISION, reason="LFM2-VL reads pictures through torchvision alone"))
+NAMES = [pytest.param(name,
+                      marks=pytest.mark.skipif(name == "lfm2_vl" and not newer_models.HAS_TORCHVISION,
+                                               reason="LFM2-VL reads pictures through torchvision alone"))
          for name in [*PACKED, *PLAIN]]
-PICTURES, PROMPTS, ANSWERS = attending.PICTURES, ["Is there a knife?", "What", "Describe this image in detail. What colour is the cup?"], attending.ANSWERS
+PICTURES, ANSWERS = attending.PICTURES, attending.ANSWERS
+PROMPTS = ["Is there a knife?", "What", "Describe this image in detail. What colour is the cup?"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -35,7 +38,8 @@ def plain_logps(vlm, image, prompt, answer):
     "One row without padding through the model's own forward, the whole softmax in 64 bits"
     batch = vlm.inputs(image, prompt)
     ids, n = vlm.tokens_after(vlm.text(prompt), vlm.between() + answer) + [vlm.end_id()], batch["input_ids"].shape[1]
-    fill = {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": [int(vlm.prefix_lm)] * len(ids), "mm_token_type_ids": [0] * len(ids)}
+    fill = {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": [int(vlm.prefix_lm)] * len(ids),
+            "mm_token_type_ids": [0] * len(ids)}
     batch |= {key: torch.cat([batch[key], torch.tensor([more])], 1) for key, more in fill.items() if key in batch}
     with torch.no_grad(): logits = vlm.model(**batch).logits[0].double().log_softmax(-1)
     return torch.stack([logits[n + i - 1, token] for i, token in enumerate(ids)])
@@ -45,14 +49,17 @@ def test_every_verb(vlm):
     naive = [plain_logps(vlm, *row) for row in zip(PICTURES, PROMPTS, ANSWERS)]
     for score, expected in zip(vlm.score(PICTURES, PROMPTS, ANSWERS), naive, strict=True):     # three pictures, padded
         torch.testing.assert_close(score.token_logps.double(), expected, atol=2e-5, rtol=0)
-    assert (naive[0] - plain_logps(vlm, PICTURES[1], PROMPTS[0], ANSWERS[0])).abs().max() > 1e-3, "another picture, another answer"
+    assert (naive[0]
+            - plain_logps(vlm, PICTURES[1], PROMPTS[0],
+                          ANSWERS[0])).abs().max() > 1e-3, "another picture, another answer"
     texts = vlm.describe(PICTURES, PROMPTS, max_new_tokens=4)
     assert texts == [vlm.describe(image, prompt, max_new_tokens=4) for image, prompt in zip(PICTURES, PROMPTS)]
     probs = [word.prob for word in vlm.next_tokens(PICTURES[0], k=3)]
     assert probs == sorted(probs, reverse=True) and 0 < sum(probs) <= 1
     where, batch = vlm.image_positions(PICTURES[0], "What"), vlm.inputs(PICTURES[0], "What")
     seen = vlm.image_features(batch).pooler_output
-    assert int(where.sum()) == sum(part.flatten(0, -2).shape[0] for part in (seen if isinstance(seen, (list, tuple)) else [seen]))
+    assert int(where.sum()) == sum(part.flatten(0, -2).shape[0]
+                                   for part in (seen if isinstance(seen, (list, tuple)) else [seen]))
 
 
 def test_packed_only_where_a_check_allows_it(vlm, name):
@@ -91,7 +98,8 @@ def test_a_model_whose_packed_rows_are_wrong_is_found_out(name, spoil, monkeypat
 
 def test_a_training_step(name, tmp_path):
     vlm = stages.add_adapter(tiny_models.load(name), rank=2)
-    args = training.config(tmp_path, form="released", noise_tokens="moved", max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2)
+    args = training.config(tmp_path, form="released", noise_tokens="moved", max_steps=2, per_device_train_batch_size=2,
+                           learning_rate=1e-2)
     trainer = PovidTrainer(vlm, args, training.some_pairs(4))
     trainer.train()
     first, second = training.losses(trainer)
@@ -120,12 +128,14 @@ def test_attention(vlm):
     picture, asks = (ids == vlm.image_token_id).nonzero()[:, 0], mask.nonzero()[:, 0] - 1
     assert seen.image_share().shape[0] == len(asks)
     ours = seen.maps[(None, None)].sum(-1)
-    if seen.grid and math.prod(seen.grid) == len(picture): assert np.allclose(ours, naive.mean((0, 1))[asks][:, picture].sum(-1), atol=1e-5)
+    if seen.grid and math.prod(seen.grid) == len(picture):
+        assert np.allclose(ours, naive.mean((0, 1))[asks][:, picture].sum(-1), atol=1e-5)
 
 
 def test_shift(vlm):
     image, options = PICTURES[2], dict(words=["fork", "knife"])
-    found = shift.sweep(vlm, image, "What", "a red", steps=[0, 600], seeds=[3], space="pixels", image_id="p", **options)
+    found = shift.sweep(vlm, image, "What", "a red", steps=[0, 600], seeds=[3], space="pixels", image_id="p",
+                        **options)
     for i, k in enumerate((0, 600)):
         alone = vlm.next_tokens(noise.add_noise(image, k, "p", 3), "What", "a red", **options)
         assert np.allclose(found.probs[i, 0], [word.prob for word in alone], rtol=2e-3, atol=1e-9)

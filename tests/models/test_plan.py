@@ -7,7 +7,8 @@ from povid_nb.forms import find_form
 from povid_nb.plan import plan, rehearse
 from povid_nb.train import PovidConfig
 
-SHAPE = shapes.Shape("LLaVA-proportioned, 4 layers", tower=(64, 256, 4, 4), text=(256, 688, 4, 8), prompt=60, answer=110)
+SHAPE = shapes.Shape("LLaVA-proportioned, 4 layers", tower=(64, 256, 4, 4), text=(256, 688, 4, 8), prompt=60,
+                     answer=110)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,9 @@ def folder(tmp_path_factory):
 def real_step(form, checkpointing, tmp_path):
     "The peak of a step on real tensors, as torch's own profiler sees it, and its operations"
     vlm = shapes.add_lora(shapes.build(SHAPE), SHAPE)
-    if checkpointing: vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False}); vlm.model.train()
+    if checkpointing:
+        vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        vlm.model.train()
     branch, found = Branches(vlm), find_form(form)
     batch = branch.collate([encode(vlm, shapes.pairs(SHAPE, 1)[0])], noisy=bool(found.noise))
     args = PovidConfig(output_dir=str(tmp_path), form=form, use_cpu=True, report_to="none")
@@ -41,7 +44,8 @@ def test_a_step_without_content_needs_what_a_real_one_takes(folder, form, checkp
     assert need.step == pytest.approx(taken, rel=.15) and need.flops == pytest.approx(flops, rel=.05)
 
 
-@pytest.mark.parametrize("name, billions, tokens", [("smolvlm-256m", .256, 64), ("smolvlm-500m", .507, 64), ("qwen2.5-vl-3b", 3.75, 391),
+@pytest.mark.parametrize("name, billions, tokens",
+                         [("smolvlm-256m", .256, 64), ("smolvlm-500m", .507, 64), ("qwen2.5-vl-3b", 3.75, 391),
                                                     ("llava-1.5-7b", 7.06, 576), ("qwen2.5-vl-7b", 8.29, 391)])
 def test_the_sizes_are_those_that_were_published(name, billions, tokens):
     config = planning._config(f"owner/{name.upper()}-Instruct")
@@ -51,9 +55,15 @@ def test_the_sizes_are_those_that_were_published(name, billions, tokens):
 
 def test_a_plan_takes_the_fastest_setting_that_fits():
     small, large = plan("smolvlm-256m", "t4", 1000), plan("smolvlm-256m", "h100", 2000)
-    assert small.fits and small.bits == 16 and not small.checkpointing and small.gib <= small.room and large.batch >= small.batch
+    assert small.fits
+    assert small.bits == 16
+    assert not small.checkpointing
+    assert small.gib <= small.room
+    assert large.batch >= small.batch
     assert small.hours / large.hours == pytest.approx(600 / 25 / 2) and large.lies == 2 * small.lies
-    assert all(words in str(small) for words in ("fits: 16-bit", "GiB", "hours", "by API", "1,000 pairs, 3 epochs", "TFLOP/s", "fragments"))
+    assert all(words in str(small)
+               for words in ("fits: 16-bit", "GiB", "hours", "by API", "1,000 pairs, 3 epochs", "TFLOP/s",
+                             "fragments"))
     with pytest.raises(ValueError, match="unknown gpu 't5'"): plan("smolvlm-256m", "t5")
 
 

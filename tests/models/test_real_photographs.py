@@ -21,17 +21,21 @@ def made(tmp_path_factory):
     several = [(name, kinds) for name, kinds in rows if len(kinds) > 1]
     say = lambda kinds: " ".join(f"There is a {kind}." for kind in kinds)
     turns = lambda text: [{"from": "human", "value": "<image>\nDescribe this image."}, {"from": "gpt", "value": text}]
-    pairs = [{"id": name, "image": name, "conversations": turns(say(kinds)), "rejected_conversations": turns(say([*kinds[1:], other[0]]))}
+    pairs = [{"id": name, "image": name, "conversations": turns(say(kinds)),
+              "rejected_conversations": turns(say([*kinds[1:], other[0]]))}
              for (name, kinds), (_, other) in zip(several, several[1:5]) if other[0] not in kinds]
     (top/"pairs.json").write_text(json.dumps(pairs))
     names = sorted({kind for _, kinds in rows for kind in kinds})
     (top/"instances.json").write_text(json.dumps({
         "images": [{"id": int(Path(name).stem), "file_name": name} for name, _ in rows],
-        "annotations": [{"image_id": int(Path(name).stem), "category_id": names.index(kind)} for name, kinds in rows for kind in kinds],
+        "annotations": [{"image_id": int(Path(name).stem), "category_id": names.index(kind)} for name, kinds in rows
+                        for kind in kinds],
         "categories": [{"id": i, "name": name} for i, name in enumerate(names)]}))
     found = CliRunner().invoke(cli.app, [
-        "run", "--model", "real", "--out", str(top/"run"), "--data", str(top/"pairs.json"), "--images", str(PHOTOS/"coco128"),
-        "--test-images", str(PHOTOS/"coco128"), "--annotations", str(top/"instances.json"), "--n", "3", "--max-new-tokens", "24",
+        "run", "--model", "real", "--out", str(top/"run"), "--data", str(top/"pairs.json"), "--images",
+        str(PHOTOS/"coco128"),
+        "--test-images", str(PHOTOS/"coco128"), "--annotations", str(top/"instances.json"), "--n", "3",
+        "--max-new-tokens", "24",
         "--batch-size", "3", "--set", "batch_size=2", "--set", "max_steps=1", "--set", "rank=4"])
     assert found.exit_code == 0, found.output
     return top/"run", len(pairs)

@@ -16,7 +16,8 @@ def heard(monkeypatch):
     told = {name: [] for name in TRACKERS}
     def tracker(name):
         class Tracker(TrainerCallback):
-            def on_log(self, args, state, control, logs=None, **kwargs): told[name].append((args.output_dir.rpartition("/")[2], logs))
+            def on_log(self, args, state, control, logs=None, **kwargs):
+                told[name].append((args.output_dir.rpartition("/")[2], logs))
         return Tracker
     for name in TRACKERS: monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, name, tracker(name))
     return told
@@ -33,14 +34,17 @@ def test_each_tracker_hears_both_stages(heard, pairs, tmp_path):
     for name, rows in heard.items():
         for stage in ("stage1", "stage2"):
             steps = [row for where, row in rows if where == stage and "loss" in row]
-            assert len(steps) == 2 and all({"rewards/margins", "rewards/accuracies", "learning_rate"} <= row.keys() for row in steps), name
+            assert (len(steps) == 2
+                    and all({"rewards/margins", "rewards/accuracies", "learning_rate"} <= row.keys()
+                            for row in steps)), name
     assert heard["trackio"] == heard["tensorboard"] == heard["wandb"]
 
 
 def test_nobody_is_told_unless_named_and_the_choice_is_no_new_run(heard, pairs, tmp_path):
     stages.train(VLM.load(), pairs, tmp_path/"run", "1", **TRAINING)
     assert not any(heard.values())
-    stages.train(VLM.load(), pairs, tmp_path/"run", "1", report_to="wandb", **TRAINING)      # finished: the same run, not another one
+    # finished: the same run, not another one
+    stages.train(VLM.load(), pairs, tmp_path/"run", "1", report_to="wandb", **TRAINING)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("tensorboard"), reason="tensorboard is not installed")

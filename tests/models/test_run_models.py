@@ -1,4 +1,5 @@
-"The whole method on tiny models of other architectures, with random weights: every step takes what they say, however little it is"
+"""The whole method on tiny models of other architectures, with random weights: every step takes what they say,
+however little it is"""
 import json
 import pytest
 import tiny_models
@@ -14,11 +15,14 @@ def folder(request, tmp_path, monkeypatch):
 
 
 def whole(folder, **options):
-    page = run(folder/"run", model=str(folder/"model"), pairs=6, n=3, max_new_tokens=16, batch_size=2, train=dict(batch_size=2, max_steps=1, disable_tqdm=True), **options)
+    page = run(folder/"run", model=str(folder/"model"), pairs=6, n=3, max_new_tokens=16, batch_size=2,
+               train=dict(batch_size=2, max_steps=1, disable_tqdm=True), **options)
     return page.read_text(), json.loads((folder/"run"/"report.json").read_text())
 
 
-@pytest.mark.parametrize("folder", [pytest.param("llava_next", marks=pytest.mark.slow), "idefics3", pytest.param("paligemma", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize("folder",
+                         [pytest.param("llava_next", marks=pytest.mark.slow), "idefics3",
+                          pytest.param("paligemma", marks=pytest.mark.slow)], indirect=True)
 def test_the_whole_method_on_another_architecture(folder):
     page, made = whole(folder)
     assert {"base", "sft", "stage1", "stage2"} <= made.keys() and "What noise brings out" in page
@@ -29,7 +33,8 @@ def test_the_whole_method_on_another_architecture(folder):
 def test_a_model_that_says_nothing_is_reported_as_such(folder, monkeypatch):
     "A collapsed model is what preference training can end in: the report must say so, not fail"
     from povid_nb.vlm import VLM
-    monkeypatch.setattr(VLM, "describe", lambda self, images, *others, **how: [""] * len(images) if isinstance(images, list) else "")
+    monkeypatch.setattr(VLM, "describe",
+                        lambda self, images, *others, **how: [""] * len(images) if isinstance(images, list) else "")
     page, made = whole(folder)
     assert made["base"]["counter"]["chair"]["silent"] == 1 and made["attention"] == {}
     assert "What noise brings out" in page and "the untouched model&#x27;s answers have no words" in page

@@ -11,18 +11,25 @@ SETTINGS = [("pixels", "clamp"), ("pixels", "wrap"), ("pixels", "none"), ("proce
 @pytest.fixture(scope="module")
 def models(): return {name: tiny_models.load(name) for name in tiny_models.ARCHITECTURES}
 
-def picture(size=(90, 60)): return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+def picture(size=(90, 60)):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 @pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
 @pytest.mark.parametrize("space, overflow", SETTINGS)
 def test_sweep_equals_one_at_a_time(models, name, space, overflow):
     vlm, image = models[name], picture()
-    result = shift.sweep(vlm, image, PROMPT, PREFIX, steps=[0, 500, 999], seeds=[3, 8], words=WORDS, space=space, overflow=overflow, image_id="p")
+    result = shift.sweep(vlm, image, PROMPT, PREFIX, steps=[0, 500, 999], seeds=[3, 8], words=WORDS, space=space,
+                         overflow=overflow, image_id="p")
     assert result.probs.shape == (3, 2, 4) and (result.probs >= 0).all() and (result.probs.sum(-1) <= 1).all()
     for i, j in ((0, 0), (1, 1), (2, 0)):
         k, seed = result.steps[i], [3, 8][j]
-        if space == "processed": alone = dict(image=image, pixels=lambda v: noise.noisy_rows(v.float()[None], [k], ["p"], seed)[0].to(v.dtype))
-        elif overflow == "none": alone = dict(image=image, pixels=lambda v: shift.noisy_inputs(vlm, image, PROMPT, [(k, seed)], "p", space, overflow)["pixel_values"])
+        if space == "processed":
+            alone = dict(image=image,
+                         pixels=lambda v: noise.noisy_rows(v.float()[None], [k], ["p"], seed)[0].to(v.dtype))
+        elif overflow == "none":
+            alone = dict(image=image,
+                         pixels=lambda v: shift.noisy_inputs(vlm, image, PROMPT, [(k, seed)], "p", space,
+                                                             overflow)["pixel_values"])
         else: alone = dict(image=noise.add_noise(image, k, "p", seed, overflow))
         expected = [word.prob for word in vlm.next_tokens(prompt=PROMPT, prefix=PREFIX, words=WORDS, **alone)]
         assert np.allclose(result.probs[i, j], expected, rtol=2e-3, atol=1e-9)
@@ -37,7 +44,8 @@ def test_one_forward_for_a_sweep(models, name):
 
 def test_the_bound_does_not_matter(models):
     options = dict(steps=[0, 300, 600], seeds=2, words=WORDS, image_id="p")
-    whole, parts = (shift.sweep(models["llava"], picture(), PROMPT, PREFIX, max_tokens=n, **options).probs for n in (32_768, 100))
+    whole, parts = (shift.sweep(models["llava"], picture(), PROMPT, PREFIX, max_tokens=n, **options).probs
+                    for n in (32_768, 100))
     assert np.allclose(whole, parts, atol=1e-6)
 
 @pytest.mark.parametrize("overflow", ["clamp", "wrap"])
@@ -65,7 +73,8 @@ def test_pixels_without_overflow_through_tiles(models):
     tiles = shift.noisy_inputs(vlm, image, PROMPT, [(500, 0), (0, 0)], "p", "pixels", "none")["pixel_values"]
     floats, eye = noise.add_noise(image, 500, "p", overflow="none"), vlm.processor.image_processor
     cut = (floats[:32, 32:] - np.array(eye.image_mean)) / eye.image_std
-    assert np.abs(tiles[0, 2].permute(1, 2, 0).numpy() - cut).max() < 1.1 * (floats.max() - floats.min()) / 255 / min(eye.image_std)
+    assert np.abs(tiles[0, 2].permute(1, 2, 0).numpy() - cut).max() < 1.1 * (floats.max()
+        - floats.min()) / 255 / min(eye.image_std)
 
 @pytest.mark.parametrize("name", ["llava", "llava_next", "idefics3"])
 def test_object_shift(models, name):
@@ -73,33 +82,42 @@ def test_object_shift(models, name):
     assert result.shares.shape == (len(result.slots), 3, 5) and len(result.leaders) == len(result.slots)
     assert np.allclose(result.shares.sum(-1), 1, atol=1e-5) and (result.shares > -1e-6).all()
     curves = result.curves()
-    assert set(curves) == set(shift._SHARES) and all(i.low <= i.value <= i.high for line in curves.values() for i in line)
+    assert set(curves) == set(shift._SHARES)
+    assert all(i.low <= i.value <= i.high for line in curves.values() for i in line)
 
 @pytest.mark.parametrize("prefix", ["", "   "])
 def test_empty_prefix(models, prefix):
-    with pytest.raises(ValueError, match="the prefix is empty"): shift.sweep(models["llava"], picture(), PROMPT, prefix, words=WORDS)
+    with pytest.raises(ValueError, match="the prefix is empty"):
+        shift.sweep(models["llava"], picture(), PROMPT, prefix, words=WORDS)
 
 def test_prefix_that_cannot_be_aligned(models, monkeypatch):
     "A template that ends inside a word: one token would reach over the border"
     vlm = models["idefics3"]
-    monkeypatch.setattr(vlm, "text", lambda prompt, answer=None: "User:<image>Describe this ima" + (answer or ""), raising=False)
+    monkeypatch.setattr(vlm, "text", lambda prompt, answer=None: "User:<image>Describe this ima" + (answer or ""),
+                        raising=False)
     with pytest.raises(ValueError, match="cannot be told apart from what stands before it"):
         shift.sweep(vlm, picture(), PROMPT, "ge in detail.", steps=[0], seeds=1, words=WORDS)
 
 @pytest.mark.parametrize("options, message", [
-    (dict(steps=[0, 1000]), "noise_step is 1000"), (dict(steps=[-1]), "noise_step is -1"), (dict(steps=[]), "0 noise steps"), (dict(seeds=0), "0 seeds"),
+    (dict(steps=[0, 1000]), "noise_step is 1000"), (dict(steps=[-1]), "noise_step is -1"),
+    (dict(steps=[]), "0 noise steps"), (dict(seeds=0), "0 seeds"),
     (dict(space="latent"), "Unknown space 'latent'"), (dict(overflow="cut"), "Unknown overflow 'cut'")])
 def test_bad_options(models, options, message):
-    with pytest.raises(ValueError, match=message): shift.sweep(models["llava"], picture(), **dict(prompt=PROMPT, prefix=PREFIX, words=WORDS) | options)
+    with pytest.raises(ValueError, match=message):
+        shift.sweep(models["llava"], picture(), **dict(prompt=PROMPT, prefix=PREFIX, words=WORDS) | options)
 
 def test_bad_image(models, tmp_path):
     (tmp_path/"bad.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="bad.png is not an image"): shift.sweep(models["llava"], tmp_path/"bad.png", PROMPT, PREFIX, words=WORDS)
-    with pytest.raises(FileNotFoundError, match="no image file at"): shift.sweep(models["llava"], tmp_path/"none.png", PROMPT, PREFIX, words=WORDS)
+    with pytest.raises(ValueError, match="bad.png is not an image"):
+        shift.sweep(models["llava"], tmp_path/"bad.png", PROMPT, PREFIX, words=WORDS)
+    with pytest.raises(FileNotFoundError, match="no image file at"):
+        shift.sweep(models["llava"], tmp_path/"none.png", PROMPT, PREFIX, words=WORDS)
 
 def test_first_word_of_the_answer(models):
     result = shift.sweep(models["llava"], picture(), PROMPT, None, steps=[0], seeds=1, words=["There", "a"])
-    expected = [word.prob for word in models["llava"].next_tokens(noise.add_noise(picture(), 0, ""), PROMPT, words=["There", "a"])]
+    expected = [word.prob
+                for word in models["llava"].next_tokens(noise.add_noise(picture(), 0, ""), PROMPT,
+                                                        words=["There", "a"])]
     assert np.allclose(result.probs[0, 0], expected, rtol=1e-3)
 
 def test_words_are_found(models):
@@ -116,4 +134,5 @@ def test_explorer_runs(models, name):
     json.dumps(explorer.sweeps)
 
 def test_explorer_says_what_it_cannot_show(models):
-    with pytest.raises(ValueError, match="patches of its own"): models["qwen2_vl"].pictures(models["qwen2_vl"].inputs(picture(), PROMPT)["pixel_values"])
+    with pytest.raises(ValueError, match="patches of its own"):
+        models["qwen2_vl"].pictures(models["qwen2_vl"].inputs(picture(), PROMPT)["pixel_values"])

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[2]
 
 def listed():
     "The calls that CONTRIBUTING.md numbers, as module.function"
-    part = (ROOT/"CONTRIBUTING.md").read_text(encoding="utf-8").split("## One pair, from file to loss")[1].split("\n## ")[0]
+    part = (
+        ROOT/"CONTRIBUTING.md").read_text(
+            encoding="utf-8").split("## One pair, from file to loss")[1].split("\n## ")[0]
     return re.findall(r"^\d+\. `([\w.]+)`", part, re.MULTILINE)
 
 

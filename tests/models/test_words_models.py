@@ -1,4 +1,5 @@
-"The engine for whole words on five real classes: what it computes, and how many rows, tokens and pictures it takes to do so"
+"""The engine for whole words on five real classes: what it computes, and how many rows, tokens and pictures it
+takes to do so"""
 import contextlib
 import numpy as np, pytest, torch
 import tiny_models as tiny
@@ -11,7 +12,8 @@ PREFIXES = ["", "There is a", "There is a red fork", "the dog and the", "the dog
 WORDS = ["fork", "knife", "bench", "spoons", "Übermut"]     # one piece, and up to eight
 
 
-def picture(seed, size=(90, 60)): return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
+def picture(seed, size=(90, 60)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module", params=tiny.ARCHITECTURES + tiny.WITH_TORCHVISION)
@@ -27,7 +29,8 @@ def ready(vlm, n=3):
 
 @contextlib.contextmanager
 def counted(vlm):
-    "What runs inside: the shapes [rows, tokens] of every pass of the language model, and the rows of pixels of the tower"
+    """What runs inside: the shapes [rows, tokens] of every pass of the language model, and the rows of pixels of
+    the tower"""
     passes, encoded = [], []
     def language(module, args, kwargs): passes.append(tuple(kwargs["inputs_embeds"].shape[:2]))
     def tower(module, args, kwargs):
@@ -62,7 +65,8 @@ def test_equal_to_one_row_at_a_time(vlm):
     for bound in (32_768, 120):
         probs, tokens = words.word_probs(vlm, batch, contexts, pieces, bound)
         torch.testing.assert_close(probs.double(), expected, rtol=1e-3, atol=1e-12)
-        for c, logps in enumerate(words.next_logps(vlm, batch, contexts, bound)): torch.testing.assert_close(tokens[c], logps, atol=1e-4, rtol=0)
+        for c, logps in enumerate(words.next_logps(vlm, batch, contexts, bound)):
+            torch.testing.assert_close(tokens[c], logps, atol=1e-4, rtol=0)
 
 
 def test_each_picture_is_encoded_once_and_no_pass_exceeds_the_bound(vlm):
@@ -102,7 +106,8 @@ def test_likely_words_encode_their_picture_once(vlm):
 
 
 def test_nothing_is_put_behind_an_image_token(vlm):
-    "A random model finds the image token likely; behind it the number of image tokens would no longer fit the pictures"
+    """A random model finds the image token likely; behind it the number of image tokens would no longer fit the
+    pictures"""
     batch, contexts, _ = ready(vlm, 1)
     found = words.likely_words(vlm, batch, contexts[1], len(vlm.tokenizer), longest=2)
     image = vlm.tokenizer.decode([vlm.image_token_id])
@@ -118,7 +123,9 @@ def test_a_model_that_takes_no_features_back_gives_the_same(vlm, monkeypatch):
     bound = max(words._tower_tokens(vlm, batch), batch["input_ids"].shape[1] + 16) * 2
     with counted(vlm) as (passes, encoded): found = words.word_probs(vlm, batch, contexts, pieces, bound)[0]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-9)
-    assert max(rows for rows, _ in passes) <= 2 and max(rows * tokens for rows, tokens in passes) <= bound and len(encoded) == len(passes)
+    assert max(rows for rows, _ in passes) <= 2
+    assert max(rows * tokens for rows, tokens in passes) <= bound
+    assert len(encoded) == len(passes)
 
 
 def test_the_model_is_left_as_it_was(vlm):
@@ -134,7 +141,8 @@ def test_rows_of_a_batch_are_what_each_row_gives_alone(vlm):
     batch, _, _ = ready(vlm)
     mixed = vlm.rows(batch, [2, 0, 2])
     for row, i in enumerate((2, 0, 2)):
-        for name, values in vlm.inputs(picture(i), PROMPT).items(): assert torch.equal(vlm.rows(mixed, [row])[name], values), name
+        for name, values in vlm.inputs(picture(i), PROMPT).items():
+            assert torch.equal(vlm.rows(mixed, [row])[name], values), name
 
 
 def test_a_class_with_more_than_one_set_of_features_encodes_every_row():
@@ -145,13 +153,14 @@ def test_a_class_with_more_than_one_set_of_features_encodes_every_row():
     plain = vlm.base.model.get_image_features
     def deep(*args, **kwargs):
         out = plain(*args, **kwargs)
-        return type("Out", (dict,), {"pooler_output": out.pooler_output})(pooler_output=out.pooler_output, deepstack_features=[])
+        return type("Out", (dict,), {"pooler_output": out.pooler_output})(pooler_output=out.pooler_output,
+            deepstack_features=[])
     vlm.image_features = lambda images: deep(images["pixel_values"], return_dict=True)
     assert words._features(vlm, batch) is None
     torch.testing.assert_close(words.word_probs(vlm, batch, contexts, pieces)[0], expected, rtol=1e-3, atol=1e-9)
 
 
-# ---- A caption with ten objects, on a model with 576 tokens for a picture ----------------------------------------------
+# ---- A caption with ten objects, on a model with 576 tokens for a picture -------------------------------------------
 
 def large():
     "A tiny LLaVA with LLaVA-1.5's picture: 336 pixels, patches of 14, 576 tokens"
@@ -160,10 +169,12 @@ def large():
     tok = tiny.tokenizer()
     vision = t.CLIPVisionConfig(**tiny.TOWER | dict(image_size=336, patch_size=14))
     text = t.LlamaConfig(vocab_size=len(tok), pad_token_id=3, max_position_embeddings=2048, **tiny.SMALL)
-    config = t.LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, pad_token_id=3, image_seq_length=576,
+    config = t.LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, pad_token_id=3,
+                           image_seq_length=576,
                            vision_feature_layer=-2, vision_feature_select_strategy="default")
     eye = tiny.CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
-    processor = t.LlavaProcessor(eye, tok, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+    processor = t.LlavaProcessor(eye, tok, patch_size=14, vision_feature_select_strategy="default",
+                                 num_additional_image_tokens=1,
                                  chat_template=tiny.LLAVA_TEMPLATE)
     return VLM(t.LlavaForConditionalGeneration(config).eval(), processor, "large")
 
@@ -172,11 +183,14 @@ def test_ten_objects_under_576_tokens_never_need_more_than_the_bound():
     vlm = large()
     kinds = ["fork", "knife", "cup", "spoons", "plate", "dog", "bench", "tree", "laptop", "colour"]
     caption = " ".join(f"There is a {kind} on the left." for kind in kinds)
-    scene = type("Told", (), dict(image=lambda self: picture(0, (336, 336)), objects=set(kinds), caption=lambda self: caption, seed="told"))()
+    scene = type("Told", (),
+                 dict(image=lambda self: picture(0, (336, 336)), objects=set(kinds), caption=lambda self: caption,
+                      seed="told"))()
     sizes = {}
     for bound in (32_768, 4_096):
         with counted(vlm) as (passes, encoded):
-            result = shift.object_shift(vlm, [scene], (0, 500, 999), vocabulary={kind: [kind] for kind in kinds}, partners={}, max_tokens=bound)
+            result = shift.object_shift(vlm, [scene], (0, 500, 999), vocabulary={kind: [kind] for kind in kinds},
+                                        partners={}, max_tokens=bound)
         assert int((vlm.inputs(scene, PROMPT)["input_ids"] == vlm.image_token_id).sum()) == 576
         assert len(result.slots) == 10 and sum(encoded) == 3
         assert max(rows * tokens for rows, tokens in passes) <= bound and max(encoded) * 576 <= bound

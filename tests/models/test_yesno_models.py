@@ -1,4 +1,5 @@
-"""yesno with small random models of the real classes: reading a picture once gives what reading it every time gives."""
+"""yesno with small random models of the real classes: reading a picture once gives what reading it every time
+gives."""
 import sys
 from pathlib import Path
 import numpy as np
@@ -13,7 +14,8 @@ import tiny_models   # noqa: E402
 QUESTIONS = ['Is there a knife?', 'Is there a red cup beside the plate?', 'Is there a dog in the image?']
 
 
-def pictures(n): return [Image.fromarray(np.random.default_rng(i).integers(0, 255, (32, 32, 3), dtype=np.uint8)) for i in range(n)]
+def pictures(n):
+    return [Image.fromarray(np.random.default_rng(i).integers(0, 255, (32, 32, 3), dtype=np.uint8)) for i in range(n)]
 
 
 @pytest.fixture(params=tiny_models.ARCHITECTURES)

@@ -1,4 +1,5 @@
-"""`povid` in processes that begin with everything imported: forked from one that waits, so that a kill costs a second and not ten.
+"""`povid` in processes that begin with everything imported: forked from one that waits, so that a kill costs a second
+and not ten.
 
     with forks() as start:
         it = start("train", "--data", ..., processes=2, most=4_000)      # most: no file may grow beyond so many bytes
@@ -39,7 +40,8 @@ class Started:
 def forks(folder, first="", **more):
     "What starts commands; `first` is code that runs before all of them, `more` are variables of their environment"
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | more
-    nursery = subprocess.Popen([sys.executable, __file__, first], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    nursery = subprocess.Popen([sys.executable, __file__, first], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               text=True, env=env)
 
     def ask(**order):
         print(json.dumps(order), file=nursery.stdin, flush=True)
@@ -49,7 +51,9 @@ def forks(folder, first="", **more):
 
     def start(*words, processes=1, most=0):
         (log := folder/f"{len(started)}.log").touch()
-        started.append(Started(ask, ask(words=[str(word) for word in words], processes=processes, most=most, log=str(log)), log))
+        started.append(Started(ask,
+                               ask(words=[str(word) for word in words], processes=processes, most=most, log=str(log)),
+                               log))
         return started[-1]
     try: yield start
     finally:
@@ -58,7 +62,7 @@ def forks(folder, first="", **more):
         nursery.wait(60)
 
 
-# ---- The process that waits ---------------------------------------------------------------------------------------------
+# ---- The process that waits -----------------------------------------------------------------------------------------
 
 def child(words, most, log, env):
     os.environ.update(env)
@@ -104,7 +108,9 @@ def serve():
         else:
             many, port, answer = order["processes"], free_port(), []
             for rank in range(many):
-                env = {} if many == 1 else {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(many), "LOCAL_WORLD_SIZE": str(many), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+                env = ({} if many == 1
+                       else {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(many),
+                             "LOCAL_WORLD_SIZE": str(many), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
                 if not (pid := os.fork()): child(order["words"], order["most"], order["log"], env)
                 answer.append(pid)
         print(json.dumps(answer), flush=True)

@@ -18,7 +18,9 @@ torch.set_num_threads(1)
 
 
 def method(out, batch=4):
-    run.run(out, answers="own", pairs=12, n=4, batch_size=2, train=dict(batch_size=batch, learning_rate=2e-3, save_steps=2, stage1=dict(num_train_epochs=2), sft=dict(num_train_epochs=1)))
+    run.run(out, answers="own", pairs=12, n=4, batch_size=2,
+            train=dict(batch_size=batch, learning_rate=2e-3, save_steps=2, stage1=dict(num_train_epochs=2),
+                       sft=dict(num_train_epochs=1)))
 
 
 def killed_after(out, files):

@@ -41,7 +41,8 @@ def test_the_page_needs_nothing_else(whole):
 
 
 def test_two_processes_finish_the_same_run(whole, tmp_path):
-    run(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29519, WORK, "share", tmp_path, 2, timeout=1200)
+    run(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29519, WORK, "share",
+        tmp_path, 2, timeout=1200)
     assert [(tmp_path/f"world{rank}.txt").read_text() for rank in (0, 1)] == ["2", "2"]
     one, two = figures(whole), figures(tmp_path)
     assert one["base"] == two["base"], "nothing is trained here, so nothing may differ"
@@ -51,4 +52,6 @@ def test_two_processes_finish_the_same_run(whole, tmp_path):
         assert settings["batch_size"] * settings["accumulation"] * settings["processes"] == 4, "the same global batch"
         for split in one[who]:
             for part, names in (("chair", ("chair_i", "recall")), ("pope", ("accuracy",))):
-                for name in names: assert two[who][split][part][name] == pytest.approx(one[who][split][part][name], abs=.1), (who, split, name)
+                for name in names:
+                    assert two[who][split][part][name] == pytest.approx(one[who][split][part][name], abs=.1), (who,
+                        split, name)

@@ -1,4 +1,5 @@
-"`povid train` as a user calls it: the installed command, the built-in model, pairs of a folder; stopped and called again"
+"""`povid train` as a user calls it: the installed command, the built-in model, pairs of a folder; stopped and
+called again"""
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
-SHORT = ("--batch-size", "2", "--max-steps", "4", "--save-steps", "1", "--set", "logging_steps=1", "--set", "stage2.form=released", "--noise-step", "700")
+SHORT = ("--batch-size", "2", "--max-steps", "4", "--save-steps", "1", "--set", "logging_steps=1", "--set",
+         "stage2.form=released", "--noise-step", "700")
 
 
 def command(*words):
@@ -18,7 +20,9 @@ def command(*words):
     return [*([povid] if povid.exists() else [sys.executable, "-m", "povid_nb.cli"]), *map(str, words)]
 
 
-def start(*words): return subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+def start(*words):
+    return subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def finish(process, timeout=300):
@@ -53,26 +57,33 @@ def test_both_stages_stopped_by_ctrl_c_and_called_again(data, tmp_path):
     assert f"adapter: {tmp_path/'two'/'adapter'}" in said and "Traceback" not in said
     assert "step 4 of 4: loss" in finish(one)
     first, second = (load_file(tmp_path/name/"adapter"/"adapter_model.safetensors") for name in ("one", "two"))
-    assert all(torch.equal(first[name], second[name]) for name in first) and any(v.abs().max() > 0 for n, v in first.items() if "lora_B" in n)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(v.abs().max() > 0 for n, v in first.items() if "lora_B" in n)
     records = [json.loads((tmp_path/"one"/f"stage{n}"/"povid.json").read_text()) for n in (1, 2)]
-    assert [r["settings"]["form"] for r in records] == ["dpo", "released"] and all(r["steps"] == 4 and r["pairs"]["count"] == 10 for r in records)
+    assert [r["settings"]["form"] for r in records] == ["dpo", "released"]
+    assert all(r["steps"] == 4 and r["pairs"]["count"] == 10 for r in records)
     from povid_nb import world
     from povid_nb.vlm import VLM
-    assert VLM.load(adapter=tmp_path/"one"/"adapter").describe(world.scenes("counter", "test", 1)[0].image())   # it fits the model that came in
+    # it fits the model that came in
+    assert VLM.load(adapter=tmp_path/"one"/"adapter").describe(world.scenes("counter", "test", 1)[0].image())
 
 
 def test_two_processes_share_the_work_of_the_command(data, tmp_path):
     "torchrun starts two; the adapter is that of one process with batches twice as large"
-    short = ("--data", data, "--stage", "1", "--max-steps", "3", "--set", "logging_steps=1", "--set", "train_sampling_strategy=sequential", "--set", "optim=sgd", "--learning-rate", ".05", "--limit", "8")
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29533", "-m", "povid_nb.cli", "train", *short, "--out", tmp_path/"two", "--batch-size", "2", "--processes", "2"]
-    finish(subprocess.Popen([str(w) for w in two], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}))
-    assert povid("train", *short, "--out", tmp_path/"one", "--batch-size", "4", "--set", "disable_tqdm=true").exit_code == 0
+    short = ("--data", data, "--stage", "1", "--max-steps", "3", "--set", "logging_steps=1", "--set",
+             "train_sampling_strategy=sequential", "--set", "optim=sgd", "--learning-rate", ".05", "--limit", "8")
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29533", "-m",
+           "povid_nb.cli", "train", *short, "--out", tmp_path/"two", "--batch-size", "2", "--processes", "2"]
+    finish(subprocess.Popen([str(w) for w in two], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)}))
+    assert povid("train", *short, "--out", tmp_path/"one", "--batch-size", "4", "--set",
+                 "disable_tqdm=true").exit_code == 0
     one, both = (load_file(tmp_path/name/"adapter"/"adapter_model.safetensors") for name in ("one", "two"))
     assert max(v.abs().max() for n, v in one.items() if "lora_B" in n) > 1e-4
     for name in one: assert torch.allclose(one[name], both[name], atol=1e-6), name
 
 
-# ---- Options and mistakes, in this process ------------------------------------------------------------------------------
+# ---- Options and mistakes, in this process --------------------------------------------------------------------------
 
 def povid(*words):
     from povid_nb.cli import app
@@ -103,12 +114,14 @@ def test_a_row_whose_picture_is_missing_is_set_aside_and_told(data, tmp_path):
     file = data/"one_is_gone.jsonl"
     file.write_text("\n".join([lines[0], json.dumps(row), lines[2]]))
     with pytest.warns(UserWarning, match="1 of 3 rows were set aside .*gone.png"):
-        result = povid("train", "--data", file, "--out", tmp_path, "--stage", "1", "--max-steps", "1", "--batch-size", "2", "--set", "disable_tqdm=true")
+        result = povid("train", "--data", file, "--out", tmp_path, "--stage", "1", "--max-steps", "1", "--batch-size",
+                       "2", "--set", "disable_tqdm=true")
     assert result.exit_code == 0 and json.loads((tmp_path/"adapter"/"povid.json").read_text())["pairs"]["count"] == 2
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_in_one_line(data, tmp_path):
-    result = povid("train", "--data", data, "--out", tmp_path, "--stage", "1", "--learning-rate", "1e30", "--max-steps", "5", "--batch-size", "2", "--set", "disable_tqdm=true", "--set", "max_grad_norm=0")
+    result = povid("train", "--data", data, "--out", tmp_path, "--stage", "1", "--learning-rate", "1e30",
+                   "--max-steps", "5", "--batch-size", "2", "--set", "disable_tqdm=true", "--set", "max_grad_norm=0")
     last = result.output.strip().splitlines()[-1]
     assert result.exit_code == 1 and "error: the loss is not a number at step" in last, result.output
     assert not (tmp_path/"adapter").exists()

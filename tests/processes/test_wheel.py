@@ -12,7 +12,8 @@ CFG = settings()
 
 def run(*command, cwd, **env):
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(list(map(str, command)), cwd=cwd, env={**clean, **env}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env={**clean, **env}, capture_output=True, text=True,
+                          timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -39,7 +40,8 @@ def installed(wheel, tmp_path_factory):
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=home)
     packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home).strip())
     lenders = [path for path in sys.path if path.endswith("-packages")]
-    (packages/"lent.pth").write_text("\n".join(lenders))     # after its own packages; an editable install's hook is not followed
+    # after its own packages; an editable install's hook is not followed
+    (packages/"lent.pth").write_text("\n".join(lenders))
     return home, python
 
 
@@ -51,7 +53,8 @@ def test_it_is_found_where_it_was_installed(installed):
 
 def test_every_module_can_be_imported(installed, wheel):
     home, python = installed
-    names = [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("povid_nb/") and name.endswith(".py")]
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("povid_nb/")
+             and name.endswith(".py")]
     modules = [Path(name).stem for name in names if not Path(name).stem.startswith("_")]
     assert set(modules) == {file.stem for file in (ROOT/"povid_nb").glob("*.py") if file.stem[0] != "_"}
     run(python, "-c", "\n".join(f"import povid_nb.{name}" for name in modules) or "pass", cwd=home)
@@ -65,7 +68,8 @@ def test_its_command_works(installed):
 def test_it_carries_all_that_lies_in_the_package(wheel):
     "The built-in model, settings, launch files, prices, and the results of long runs"
     carried = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("povid_nb/")}
-    assert carried == {str(file.relative_to(ROOT)) for file in (ROOT/"povid_nb").rglob("*") if file.is_file() and file.suffix != ".pyc"}
+    assert carried == {str(file.relative_to(ROOT)) for file in (ROOT/"povid_nb").rglob("*") if file.is_file()
+                       and file.suffix != ".pyc"}
 
 
 def test_its_model_speaks_and_its_results_are_found(installed):
@@ -102,4 +106,5 @@ def test_its_label_says_what_settings_say(wheel, tmp_path):
     assert set(says.get_all("Provides-Extra")) == EXTRAS
     assert sorted(map(needs, label.requires)) == sorted(map(needs, everything()))
     assert any(file.name == "LICENSE" for file in label.files)
-    assert {entry.name: entry.value for entry in label.entry_points if entry.group == "console_scripts"} == {"povid": "povid_nb.cli:app"}
+    assert {entry.name: entry.value for entry in label.entry_points
+            if entry.group == "console_scripts"} == {"povid": "povid_nb.cli:app"}

@@ -2,9 +2,10 @@
 
     python work.py kill FOLDER KILLS     train; then train again, killed at KILLS steps and resumed; both in FOLDER
     torchrun --nproc_per_node N work.py share FOLDER BATCH   train on N processes with BATCH pairs each
-    torchrun --nproc_per_node N work.py cut BASE FOLDER BETWEEN BATCH [SETTINGS]   both stages, the model of BASE cut up by FSDP2
-    python work.py whole BASE FOLDER BETWEEN BATCH           the same in one process, the model whole
-    torchrun --nproc_per_node N work.py halves BASE FOLDER BETWEEN BATCH   the same under DDP, which ends after the first save of stage 2; called again, it goes on
+    torchrun --nproc_per_node N work.py cut BASE FOLDER BETWEEN BATCH [SETTINGS]   both stages, the model of BASE cut
+    up by FSDP2 python work.py whole BASE FOLDER BETWEEN BATCH           the same in one process, the model whole
+    torchrun --nproc_per_node N work.py halves BASE FOLDER BETWEEN BATCH   the same under DDP, which ends after the
+    first save of stage 2; called again, it goes on
 """
 import json, os, random, signal, sys
 from pathlib import Path
@@ -48,8 +49,10 @@ class KillMe(TrainerCallback):
 
 
 def both_stages(folder, callbacks=()):
-    return stages.train(tiny_models.load("llava"), some_pairs(24), folder, between=BETWEEN, callbacks=callbacks, stage1=dict(num_train_epochs=2), stage2=dict(form="released", noise_tokens="moved"),
-                       rank=3, batch_size=4, learning_rate=1e-2, use_cpu=True, disable_tqdm=True, save_steps=2, logging_steps=1)
+    return stages.train(tiny_models.load("llava"), some_pairs(24), folder, between=BETWEEN, callbacks=callbacks,
+                        stage1=dict(num_train_epochs=2), stage2=dict(form="released", noise_tokens="moved"),
+                       rank=3, batch_size=4, learning_rate=1e-2, use_cpu=True, disable_tqdm=True, save_steps=2,
+                        logging_steps=1)
 
 
 def in_a_child(work):
@@ -81,8 +84,10 @@ def share(folder, batch):
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if rank == 0: folder.mkdir(parents=True, exist_ok=True)
     vlm = stages.add_adapter(tiny_models.load("llava"), rank=3)
-    args = train.PovidConfig(output_dir=str(folder), form="released", per_device_train_batch_size=int(batch), learning_rate=.05, optim="sgd", max_steps=5, logging_steps=1,
-                             use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True, train_sampling_strategy="sequential", cache="reference")
+    args = train.PovidConfig(output_dir=str(folder), form="released", per_device_train_batch_size=int(batch),
+                             learning_rate=.05, optim="sgd", max_steps=5, logging_steps=1,
+                             use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True,
+                             train_sampling_strategy="sequential", cache="reference")
     trainer = train.PovidTrainer(vlm, args, some_pairs(24), callbacks=[Losses(folder/"losses.jsonl")])
     trainer.train()
     mine = torch.cat([p.detach().flatten() for n, p in vlm.model.named_parameters() if "lora_" in n])
@@ -93,8 +98,10 @@ def share(folder, batch):
 
 def whole(base, folder, between, batch, **more):
     "Both stages in a few steps of plain gradient descent, whose losses are kept in the folder"
-    vlm = stages.train(tiny_models.load("llava", base), some_pairs(8), folder, between=between, stage1=dict(num_train_epochs=1), stage2=dict(form="released"),
-                       rank=3, batch_size=int(batch), learning_rate=1e-2, train_sampling_strategy="sequential", use_cpu=True, disable_tqdm=True, logging_steps=1, **{"optim": "sgd"} | more)
+    vlm = stages.train(tiny_models.load("llava", base), some_pairs(8), folder, between=between,
+                       stage1=dict(num_train_epochs=1), stage2=dict(form="released"),
+                       rank=3, batch_size=int(batch), learning_rate=1e-2, train_sampling_strategy="sequential",
+                       use_cpu=True, disable_tqdm=True, logging_steps=1, **{"optim": "sgd"} | more)
     pair = some_pairs(1)[0]
     return vlm.score(pair.image, pair.prompt, pair.chosen).logps
 
@@ -111,16 +118,19 @@ def halves(base, folder, between, batch):
     "Two processes that are both gone after the first save of stage 2, unless that save is there already"
     resumed = (Path(folder)/"stage2"/"checkpoint-1").exists()
     whole(base, folder, between, batch, save_steps=1, callbacks=[Leave()])
-    if procs.is_main(): (Path(folder)/"seen.json").write_text(json.dumps({"world": procs.world_size(), "resumed": resumed}))
+    if procs.is_main():
+        (Path(folder)/"seen.json").write_text(json.dumps({"world": procs.world_size(), "resumed": resumed}))
     torch.distributed.barrier()
     os._exit(0)
 
 
 def cut(base, folder, between, batch, more="{}"):
-    "The same under FSDP2 with more settings as JSON; where it saves, it is gone after the first save of stage 2. accelerate cuts models up on GPUs only, so these processes are told that they have some"
+    """The same under FSDP2 with more settings as JSON; where it saves, it is gone after the first save of stage 2.
+    accelerate cuts models up on GPUs only, so these processes are told that they have some"""
     from accelerate import PartialState
     from accelerate.utils import DistributedType
-    os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP", FSDP_STATE_DICT_TYPE="FULL_STATE_DICT", FSDP_CPU_RAM_EFFICIENT_LOADING="false")
+    os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP",
+                      FSDP_STATE_DICT_TYPE="FULL_STATE_DICT", FSDP_CPU_RAM_EFFICIENT_LOADING="false")
     def init(self, *args, real=PartialState.__init__, **options):
         first = "distributed_type" not in PartialState._shared_state
         real(self, *args, **options)
@@ -132,12 +142,17 @@ def cut(base, folder, between, batch, more="{}"):
         return apply(*args)
     packing._HeadLogps.apply = staticmethod(sliced)
     class Look(TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, **others): seen["sharded"] += all(hasattr(p, "full_tensor") for p in model.parameters())
+        def on_step_end(self, args, state, control, model=None, **others):
+            seen["sharded"] += all(hasattr(p, "full_tensor") for p in model.parameters())
     resumed = (Path(folder)/"stage2"/"checkpoint-1").exists()
     logps = whole(base, folder, between, batch, callbacks=[Look(), Leave()], **json.loads(more))
-    if procs.is_main(): (Path(folder)/"seen.json").write_text(json.dumps(seen | {"resumed": resumed, "logps": logps, "world": procs.world_size()}))
+    if procs.is_main():
+        (Path(folder)/"seen.json").write_text(json.dumps(seen
+                                                         | {"resumed": resumed, "logps": logps,
+                                                            "world": procs.world_size()}))
     torch.distributed.barrier()
     os._exit(0)
 
 
-if __name__ == "__main__": {"kill": kill, "share": share, "cut": cut, "whole": whole, "halves": halves}[sys.argv[1]](*sys.argv[2:])
+if __name__ == "__main__":
+    {"kill": kill, "share": share, "cut": cut, "whole": whole, "halves": halves}[sys.argv[1]](*sys.argv[2:])

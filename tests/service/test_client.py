@@ -19,14 +19,16 @@ class Text(BaseModel):
 def key(monkeypatch): monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def questions(n, schema=Text): return [Request(f"q{i}", [{"role": "user", "content": f"question {i}"}], schema) for i in range(n)]
+def questions(n, schema=Text):
+    return [Request(f"q{i}", [{"role": "user", "content": f"question {i}"}], schema) for i in range(n)]
 
 
 def client(service, folder, **how):
     return Client("gpt-4o-mini", folder/"ledger.jsonl", base_url=service.url, **{"budget": 100, "settle": .3} | how)
 
 
-def events(folder, event): return [r for r in map(json.loads, (folder/"ledger.jsonl").read_text().splitlines()) if r["event"] == event]
+def events(folder, event):
+    return [r for r in map(json.loads, (folder/"ledger.jsonl").read_text().splitlines()) if r["event"] == event]
 
 
 def no_key_in(folder):
@@ -74,10 +76,12 @@ def test_an_answer_that_is_still_being_written_at_the_resume(tmp_path):
     with serving() as service:
         service.delay = 1.
         run = [sys.executable, "-c", CHILD, service.url, str(tmp_path), "16", "5"]
-        child = subprocess.Popen(run, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(run, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL)
         while service.requests < 16: time.sleep(.01)
         child.kill(); child.wait()
-        assert not service.paid                                                     # all sixteen are at work over there
+        # all sixteen are at work over there
+        assert not service.paid
         assert all(o.status == "ok" for o in client(service, tmp_path, settle=5).ask(questions(16)))
         assert len(service.paid) == 16 and set(service.paid.values()) == {1}
 
@@ -85,7 +89,8 @@ def test_an_answer_that_is_still_being_written_at_the_resume(tmp_path):
 def test_without_stored_answers_a_kill_costs_at_most_what_was_in_flight(tmp_path):
     with serving(keeps=False) as service:
         run = [sys.executable, "-c", CHILD, service.url, str(tmp_path), "200", "0"]
-        child = subprocess.Popen(run, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(run, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL)
         while sum(service.paid.values()) < 100: time.sleep(.002)
         child.kill(); child.wait()
         assert len(client(service, tmp_path).ask(questions(200))) == 200
@@ -95,11 +100,14 @@ def test_without_stored_answers_a_kill_costs_at_most_what_was_in_flight(tmp_path
 def test_the_same_question_twice_is_paid_once(tmp_path):
     with serving() as service:
         service.delay = .05
-        outcomes = client(service, tmp_path).ask([Request(f"name {i}", [{"role": "user", "content": "same"}], Text) for i in range(20)])
+        outcomes = client(service,
+                          tmp_path).ask([Request(f"name {i}", [{"role": "user", "content": "same"}], Text)
+                                         for i in range(20)])
         assert sum(service.paid.values()) == 1 and [o.key for o in outcomes] == [f"name {i}" for i in range(20)]
         client(service, tmp_path).ask([Request("x", [{"role": "user", "content": "other"}], Text)])
         client(service, tmp_path, temperature=.5).ask([Request("x", [{"role": "user", "content": "other"}], Text)])
-        assert sum(service.paid.values()) == 3                                      # another word, another parameter: another question
+        # another word, another parameter: another question
+        assert sum(service.paid.values()) == 3
 
 
 def test_questions_may_come_from_a_generator_and_are_not_all_held(tmp_path):
@@ -108,7 +116,8 @@ def test_questions_may_come_from_a_generator_and_are_not_all_held(tmp_path):
         nonlocal held
         for q in questions(400):
             held += 1
-            seen.append(held - (tmp_path/"ledger.jsonl").read_bytes().count(b'"event": "answer"') if held % 50 == 0 else 0)
+            seen.append(held - (tmp_path/"ledger.jsonl").read_bytes().count(b'"event": "answer"') if held % 50 == 0
+                        else 0)
             yield q
     with serving() as service: assert len(client(service, tmp_path, concurrency=4).ask(making())) == 400
     assert max(seen) <= 8 * 4 + 4 + 1
@@ -126,7 +135,9 @@ def test_schema_is_sent_strict(tmp_path):
     with serving() as service:
         client(service, tmp_path).ask(questions(1))
         sent = service.bodies[0]["response_format"]["json_schema"]
-        assert sent["strict"] and sent["schema"]["required"] == ["text"] and sent["schema"]["additionalProperties"] is False
+        assert sent["strict"]
+        assert sent["schema"]["required"] == ["text"]
+        assert sent["schema"]["additionalProperties"] is False
 
 
 def test_refusals_are_recorded_whatever_their_form(tmp_path):
@@ -142,7 +153,9 @@ def test_refusals_are_recorded_whatever_their_form(tmp_path):
 def test_slow_answers_are_fetched_later(tmp_path):
     with serving(rates={"slow": .2}, slow=.6, seed=1) as service:
         outcomes = client(service, tmp_path, timeout=.3, concurrency=8).ask(questions(20))
-        assert service.faults["slow"] and [o.status for o in outcomes] == ["ok"] * 20 and set(service.paid.values()) == {1}
+        assert service.faults["slow"]
+        assert [o.status for o in outcomes] == ["ok"] * 20
+        assert set(service.paid.values()) == {1}
 
 
 def test_budget_is_never_passed(tmp_path):
@@ -151,9 +164,11 @@ def test_budget_is_never_passed(tmp_path):
         outcomes = asking.ask(questions(200))
         ok, unsent = [sum(o.status == s for o in outcomes) for s in ("ok", "unsent")]
         assert ok + unsent == 200 and ok == sum(service.paid.values()) > 10
-        assert .002 - asking.worst(questions(200)[-1]) < asking.ledger.spent <= .002   # used up, but for the last worst case
+        # used up, but for the last worst case
+        assert .002 - asking.worst(questions(200)[-1]) < asking.ledger.spent <= .002
         assert "budget of $0.002" in next(o.reason for o in outcomes if o.status == "unsent")
-        assert sum(o.status == "ok" for o in client(service, tmp_path, budget=.002).ask(questions(200))) == ok   # spent stays spent in a new run
+        # spent stays spent in a new run
+        assert sum(o.status == "ok" for o in client(service, tmp_path, budget=.002).ask(questions(200))) == ok
         assert all(o.status == "ok" for o in client(service, tmp_path, budget=1).ask(questions(200)))
         assert sum(service.paid.values()) == 200                                    # raising it pays for the rest only
 
@@ -175,7 +190,8 @@ def test_estimate_sends_nothing_and_is_close(tmp_path):
 def test_wrong_key_and_unknown_model_stop_at_once(tmp_path, how, error, words):
     with serving() as service:
         model = how.pop("model", "gpt-4o-mini")
-        with pytest.raises(error, match=words) as caught: Client(model, tmp_path/"l.jsonl", base_url=service.url, **how).ask(questions(100))
+        with pytest.raises(error, match=words) as caught:
+            Client(model, tmp_path/"l.jsonl", base_url=service.url, **how).ask(questions(100))
         assert "\n" not in str(caught.value) and service.requests <= 16 + 1 and not service.paid
 
 
@@ -184,7 +200,8 @@ def test_missing_key_and_unknown_price_before_anything_is_sent(tmp_path, monkeyp
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(ValueError, match="OPENAI_API_KEY is empty"): Client(ledger=tmp_path/"l.jsonl")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with pytest.raises(ValueError, match=r"No price for 'mine'.*price=\(input, output\)"): Client("mine", tmp_path/"l.jsonl", base_url="http://127.0.0.1:1/v1", budget=1)
+    with pytest.raises(ValueError, match=r"No price for 'mine'.*price=\(input, output\)"):
+        Client("mine", tmp_path/"l.jsonl", base_url="http://127.0.0.1:1/v1", budget=1)
 
 
 def test_unreachable_server_and_empty_account(tmp_path):
@@ -192,23 +209,28 @@ def test_unreachable_server_and_empty_account(tmp_path):
         client(service, tmp_path).ask(questions(10))
         service.quota = False
         with pytest.raises(PermissionError, match="no money left"): client(service, tmp_path).ask(questions(30))
-    with pytest.raises(ConnectionError, match="No answer from 127.0.0.1") as caught: client(service, tmp_path, retries=1).ask(questions(30))
+    with pytest.raises(ConnectionError, match="No answer from 127.0.0.1") as caught:
+        client(service, tmp_path, retries=1).ask(questions(30))
     assert "\n" not in str(caught.value)
     with serving() as service:
-        assert all(o.status == "ok" for o in client(service, tmp_path).ask(questions(30))) and sum(service.paid.values()) == 20   # the first ten are kept
+        # the first ten are kept
+        assert all(o.status == "ok" for o in client(service, tmp_path).ask(questions(30)))
+        assert sum(service.paid.values()) == 20
 
 
 def test_a_servers_echo_of_the_key_is_cut_out(tmp_path, monkeypatch):
     with serving(echo_key=True) as service:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-but-still-secret")
         with pytest.raises(PermissionError) as caught: client(service, tmp_path).ask(questions(3))
-    assert "sk-wrong" not in str(caught.value) + repr(vars(caught.value)) and b"sk-wrong" not in (tmp_path/"ledger.jsonl").read_bytes()
+    assert "sk-wrong" not in str(caught.value) + repr(vars(caught.value))
+    assert b"sk-wrong" not in (tmp_path/"ledger.jsonl").read_bytes()
     assert events(tmp_path, "fault")
 
 
 def test_two_writers_on_one_ledger(tmp_path):
     with Ledger(tmp_path/"ledger.jsonl"), serving() as service:
-        with pytest.raises(RuntimeError, match="Another program is writing"): client(service, tmp_path).ask(questions(1))
+        with pytest.raises(RuntimeError, match="Another program is writing"):
+            client(service, tmp_path).ask(questions(1))
 
 
 def test_interrupt_keeps_what_came_in(tmp_path):
@@ -229,7 +251,7 @@ def test_other_faults_of_one_question_do_not_stop_the_rest(tmp_path):
         assert [o.status for o in client(service, tmp_path).ask(questions(3))] == ["ok"] * 3
 
 
-# ---- Batches ---------------------------------------------------------------------------------------------------------
+# ---- Batches --------------------------------------------------------------------------------------------------------
 
 def test_a_batch_from_submit_to_ask(tmp_path):
     with serving() as service:
@@ -238,11 +260,13 @@ def test_a_batch_from_submit_to_ask(tmp_path):
         assert len(service.batches) == 2
         held = client(service, tmp_path).ask(questions(40))
         assert [o.status for o in held].count("unsent") == 35 and "collect() it first" in held[-1].reason
-        assert Batches(client(service, tmp_path)).submit(questions(40)) == {"sent": 0, "held back by the budget": 0}     # it is on its way
+        # it is on its way
+        assert Batches(client(service, tmp_path)).submit(questions(40)) == {"sent": 0, "held back by the budget": 0}
         seen = [Batches(client(service, tmp_path)).status()[0]["status"] for _ in range(2)]
         assert seen[-1] == "in_progress" and Batches(client(service, tmp_path)).collect()["still running"] == 35
         while True:
-            counts = Batches(client(service, tmp_path)).collect()                                      # each call a new program
+            # each call a new program
+            counts = Batches(client(service, tmp_path)).collect()
             if not counts["still running"]: break
         assert counts["answered"] == 35
         outcomes = client(service, tmp_path).ask(questions(40))
@@ -267,7 +291,8 @@ def test_partial_failure_and_expiry_are_sent_again(tmp_path):
         Batches(client(service, tmp_path)).submit(questions(10))
         assert (t := finish(service, tmp_path))["failed"] == 1 and t["answered"] == 9
         service.batch_plan = {"row": lambda i, n: "ok" if i < 6 else "expired", "end": "expired"}
-        assert Batches(client(service, tmp_path)).submit(questions(20))["sent"] == 11              # ten new ones and the one that failed
+        # ten new ones and the one that failed
+        assert Batches(client(service, tmp_path)).submit(questions(20))["sent"] == 11
         assert (t := finish(service, tmp_path))["answered"] == 6 and t["failed"] + t["not reached"] == 5
         service.batch_plan = {}
         assert Batches(client(service, tmp_path)).submit(questions(20))["sent"] == 5
@@ -290,12 +315,14 @@ def test_budget_holds_for_batches_too(tmp_path):
     with serving() as service:
         sent = Batches(client(service, tmp_path, budget=.002)).submit(questions(50))
         assert 0 < sent["sent"] < 10 and sent["sent"] + sent["held back by the budget"] == 50
-        assert Batches(client(service, tmp_path, budget=.002)).submit(questions(50))["sent"] == 0       # promised money is not there twice
+        # promised money is not there twice
+        assert Batches(client(service, tmp_path, budget=.002)).submit(questions(50))["sent"] == 0
 
 
 def test_tokens_are_counted_with_pictures():
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
-    assert Price(1, 1, 85).tokens([{"role": "user", "content": [picture, {"type": "text", "text": "abcd"}]}]) == 1 + 4 + 85
+    assert (Price(1, 1, 85).tokens([{"role": "user", "content": [picture, {"type": "text", "text": "abcd"}]}]) == 1
+            + 4 + 85)
 
 
 def test_a_ledger_is_read_once_whatever_was_torn(tmp_path):
@@ -309,6 +336,7 @@ def test_a_ledger_is_read_once_whatever_was_torn(tmp_path):
         assert book.read == path.stat().st_size and book.spent == n + 2
     assert set(book.answers) == {"a", "c0", "c1", "c2"} and path.read_bytes().endswith(b"\n")
     idle = Ledger(path)
-    with open(path, "ab") as f: f.write(b'{"event": "answer", "id": "half')                  # another program is writing just now
+    # another program is writing just now
+    with open(path, "ab") as f: f.write(b'{"event": "answer", "id": "half')
     idle.refresh()
     assert idle.spent == 4 and not path.read_bytes().endswith(b"\n")

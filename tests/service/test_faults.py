@@ -1,10 +1,12 @@
-"""Pairs made on a bad day: faults on the line, kills, signals, a full disk, a torn ledger, and two processes in one folder.
+"""Pairs made on a bad day: faults on the line, kills, signals, a full disk, a torn ledger, and two processes in one
+folder.
 
-What "paid twice" means here. The service counts a completion for each content when it has written it, whether or not the reply
-arrives. A client that is killed, or whose line is cut, cannot know whether that happened. So there are two promises:
-a service that keeps its answers (OpenAI's `store`, or any that lists them) is asked for a lost answer first, and no completion is
-made twice; with a service that keeps nothing, a question is sent again only if the reply to its last sending never arrived, and that
-sending stays on the client's own account at its highest price, so that the bill stays within the budget in both cases.
+What "paid twice" means here. The service counts a completion for each content when it has written it, whether or not
+the reply arrives. A client that is killed, or whose line is cut, cannot know whether that happened. So there are two
+promises: a service that keeps its answers (OpenAI's `store`, or any that lists them) is asked for a lost answer first,
+and no completion is made twice; with a service that keeps nothing, a question is sent again only if the reply to its
+last sending never arrived, and that sending stays on the client's own account at its highest price, so that the bill
+stays within the budget in both cases.
 """
 import json, os, random, signal, subprocess, sys, textwrap, time
 from collections import Counter
@@ -50,7 +52,8 @@ def povid(tmp_path_factory):
 
 
 def words(service, out, n, budget=1.):
-    return ["pairs", "make", "--injector", "openai", "--n", n, "--out", out, "--base-url", service.url, "--no-send-image", "--budget", budget]
+    return ["pairs", "make", "--injector", "openai", "--n", n, "--out", out, "--base-url", service.url,
+            "--no-send-image", "--budget", budget]
 
 
 def said(process, *codes):
@@ -78,7 +81,8 @@ def damage(ledger, rng):
 def examples(n):
     some = world_examples(n)
     LIES.update({p.chosen: p for p in WorldInjector().make(some)})
-    return some, len({(e.prompt, e.answer, kind_for(e)) for e in some})      # without a picture some questions are the same
+    # without a picture some questions are the same
+    return some, len({(e.prompt, e.answer, kind_for(e)) for e in some})
 
 
 def nothing_lost(out, some):
@@ -99,7 +103,9 @@ def sends(ledger):
     return found
 
 
-@pytest.mark.parametrize("keeps, n, kills", [(True, 80, 1), pytest.param(True, 1000, 8, marks=pytest.mark.slow), pytest.param(False, 1000, 8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("keeps, n, kills",
+                         [(True, 80, 1), pytest.param(True, 1000, 8, marks=pytest.mark.slow),
+                          pytest.param(False, 1000, 8, marks=pytest.mark.slow)])
 def test_a_bad_day(povid, keeps, n, kills, tmp_path):
     rng, out = random.Random(n), tmp_path/"out"
     some, different = examples(n)
@@ -123,14 +129,16 @@ def test_a_bad_day(povid, keeps, n, kills, tmp_path):
         said(first, 0)
         assert not service.bad_keys and (n < 1000 or all(service.faults[name] for name in TENTH))
         billed, free = sum(service.paid.values()), said(povid(service, out, n), 0)
-        assert sum(service.paid.values()) == billed and "pairs in" in free                      # all is there: nothing is sent
+        # all is there: nothing is sent
+        assert sum(service.paid.values()) == billed and "pairs in" in free
         paid, bill = service.paid, service.billed
     assert len(nothing_lost(out, some)) > .88 * n
     assert len(paid) == different
     if keeps: assert set(paid.values()) == {1}
     else:
         for history in sends(out/"ledger.jsonl").values():
-            assert "ask" not in history[history.index("answer"):] if "answer" in history else True   # what arrived is not bought again
+            # what arrived is not bought again
+            assert "ask" not in history[history.index("answer"):] if "answer" in history else True
         again = sum(paid.values()) - different
         lost = sum(service.faults[name] for name in ("lost", "torn", "garbage", "slow")) + 16 * (len(ends) + 1) + 1
         assert again <= lost, "more were bought again than replies were lost"
@@ -138,7 +146,8 @@ def test_a_bad_day(povid, keeps, n, kills, tmp_path):
     no_key_in(tmp_path)
 
 
-@pytest.mark.parametrize("keeps, n", [(True, 60), *(pytest.param(keeps, 1000, marks=pytest.mark.slow) for keeps in (True, False))])
+@pytest.mark.parametrize("keeps, n",
+                         [(True, 60), *(pytest.param(keeps, 1000, marks=pytest.mark.slow) for keeps in (True, False))])
 def test_the_budget_holds_on_a_bad_day(povid, keeps, n, tmp_path):
     "Killed and called again, within a budget for two thirds of the questions"
     budget = n * PRICE * 2 / 3
@@ -156,12 +165,15 @@ def test_the_budget_holds_on_a_bad_day(povid, keeps, n, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     "In a process that is started as a user would; the key is never in the list of processes"
-    if BOUND and subprocess.run([*BOUND, "true"], capture_output=True).returncode: pytest.skip("root keeps every right here")
+    if BOUND and subprocess.run([*BOUND, "true"], capture_output=True).returncode:
+        pytest.skip("root keeps every right here")
     folder = tmp_path/"locked"
     folder.mkdir(mode=0o555)
     with serving(answer=play) as service:
         command = [*BOUND, sys.executable, "-m", "povid_nb.cli", *map(str, words(service, folder/"out", 5))]
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT,
+                                   env=os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"}, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert KEY not in Path(f"/proc/{process.pid}/cmdline").read_text()
         text = process.communicate(timeout=600)[0]
     assert process.returncode == 1 and "Traceback" not in text and KEY not in text, text[-2000:]
@@ -170,18 +182,22 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     assert not service.requests
 
 
-# ---- The Batch API ---------------------------------------------------------------------------------------------------
+# ---- The Batch API --------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("n, rounds", [(60, 3), pytest.param(1000, 8, marks=pytest.mark.slow)])
 def test_batches_on_a_bad_day(n, rounds, tmp_path):
-    "Rows that fail, come twice, out of order, or with another name; batches that expire, are cancelled, or are lost on the line; kills"
+    """Rows that fail, come twice, out of order, or with another name; batches that expire, are cancelled, or are
+    lost on the line; kills"""
     rng, ends = random.Random(n), ["completed", "expired", "cancelled"]
     with serving() as service:
         service.polls = 0
         for round in range(rounds):
-            service.batch_plan = {"end": ends[round % 3], "row": lambda i, size: rng.choice(["ok"] * 7 + ["500", "expired", "refusal"]), "shuffle": True} | ({"lose": True} if round == 1 else {})
+            service.batch_plan = ({"end": ends[round % 3],
+                                   "row": lambda i, size: rng.choice(["ok"] * 7 + ["500", "expired", "refusal"]),
+                                   "shuffle": True} | ({"lose": True} if round == 1 else {}))
             if child := os.fork(): os.waitpid(child, 0)
-            else:                                                        # a process that submits, and is killed at a random moment
+            # a process that submits, and is killed at a random moment
+            else:
                 try:
                     signal.setitimer(signal.ITIMER_REAL, rng.random() * .3)
                     signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
@@ -201,11 +217,14 @@ def test_batches_on_a_bad_day(n, rounds, tmp_path):
 
 @pytest.mark.parametrize("kind", ["ask", "answer"])
 def test_damaged_lines_are_counted_as_paid(kind, tmp_path):
-    "Where both lines of a question are gone, the service is asked for the answer, and the budget counts what it may have cost"
+    """Where both lines of a question are gone, the service is asked for the answer, and the budget counts what it
+    may have cost"""
     with serving() as service:
         client(service, tmp_path).ask(questions(10))
         lines = (tmp_path/"ledger.jsonl").read_text().splitlines()
-        (tmp_path/"ledger.jsonl").write_text("".join(line[:60] * ("q3" in line or kind in line) + line * ("q3" not in line and kind not in line) + "\n" for line in lines))
+        (tmp_path/"ledger.jsonl").write_text("".join(line[:60] * ("q3" in line or kind in line)
+                                                     + line * ("q3" not in line and kind not in line) + "\n"
+                                                     for line in lines))
         asking = client(service, tmp_path)
         asking.ledger.refresh()
         assert asking.ledger.spent + asking.ledger.in_doubt >= service.billed

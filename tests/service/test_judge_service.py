@@ -14,7 +14,9 @@ N = 96
 def key(monkeypatch): monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def records(): return [dict(question=f"question {i}", gt_answer="yes", image_content=["cup"], model_answer=f"answer {i}", question_type=f"t{i % 8}") for i in range(N)]
+def records():
+    return [dict(question=f"question {i}", gt_answer="yes", image_content=["cup"], model_answer=f"answer {i}",
+                 question_type=f"t{i % 8}") for i in range(N)]
 
 
 def verdict(body):
@@ -28,7 +30,8 @@ def expected(times):
     return sum(sum(r)/times for r in rated)/len(rated)
 
 
-def client(service, folder, **how): return Client("gpt-4o-mini", folder/"ledger.jsonl", base_url=service.url, temperature=0, **{"budget": 100} | how)
+def client(service, folder, **how):
+    return Client("gpt-4o-mini", folder/"ledger.jsonl", base_url=service.url, temperature=0, **{"budget": 100} | how)
 
 
 def test_96_records_on_a_bad_line_graded_three_times(tmp_path):

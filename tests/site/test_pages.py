@@ -20,7 +20,8 @@ def site(folder, page=SOUND):
     (folder/"site"/"pictures"/"cat.png").touch()
     (folder/"site"/"noise.html").write_text(page)
     (folder/"site"/"shift.html").write_text('<h2 id="what">What?</h2>')
-    (folder/"site"/"labs"/"kinds.html").write_text('<a href="../noise.html#top">back</a> <a href="../03_noise.ipynb">back</a>')
+    (folder/"site"/"labs"/"kinds.html").write_text('<a href="../noise.html#top">back</a> <a '
+                                                   'href="../03_noise.ipynb">back</a>')
     return pages.problems(folder/"site", CFG, folder/"repo")
 
 
@@ -50,20 +51,23 @@ def test_a_broken_page_is_found(tmp_path, before, after, problem):
 
 
 def test_every_name_that_an_exported_cell_defines_can_be_linked_to():
-    cell = "@patch\ndef put_on(self: VLM, folder): ...\nclass Run:\n    def __init__(self): ...\n    def load(self): ...\ndef run(): ...\ndef _own(): ...\nSTEPS = 3"
+    cell = ("@patch\ndef put_on(self: VLM, folder): ...\nclass Run:\n    def __init__(self): ...\n    def "
+            "load(self): ...\ndef run(): ...\ndef _own(): ...\nSTEPS = 3")
     assert list(docs.defined(cell)) == ["VLM.put_on", "Run", "Run.load", "run"]
 
 
 def test_names_are_linked_in_prose_and_nowhere_else():
     there = "https://povid-nb.github.io/povid_nb/noise.html#add_noise"
-    said = "With `add_noise` as in [`add_noise`](03_noise.ipynb):\n```python\nx # see `add_noise`\n```\nand `nothing`, ![`add_noise`](a.png)"
+    said = ("With `add_noise` as in [`add_noise`](03_noise.ipynb):\n```python\nx # see `add_noise`\n```\nand "
+            "`nothing`, ![`add_noise`](a.png)")
     assert docs.link_names(said) == said.replace("With `add_noise`", f"With [`add_noise`]({there})")
 
 
 @pytest.mark.skipif(not shutil.which("pandoc"), reason="needs pandoc (Debian: apt-get install pandoc)")
 class TestRendering:
     def notebook(self, folder, *cells):
-        nb = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {"name": "python3", "display_name": "python3"}},
+        nb = {"nbformat": 4, "nbformat_minor": 5,
+              "metadata": {"kernelspec": {"name": "python3", "display_name": "python3"}},
               "cells": [{"id": f"c{number}", "metadata": {}, **cell} for number, cell in enumerate(cells)]}
         folder.mkdir()
         (folder/"03_small.ipynb").write_text(json.dumps(nb))

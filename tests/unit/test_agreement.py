@@ -12,4 +12,5 @@ def test_every_bench_has_its_rule(): assert tuple(agreement.BENCHES) == BENCHES
 def test_the_originals_rule_and_ours_do_not_differ(name, seed):
     rows = agreement.table(name, seed)
     for measure, rule, here in rows: assert here == pytest.approx(rule, abs=1e-9), measure
-    assert all(0 < rule and rule != 1 for _, rule, _ in rows)          # the answers are neither all right nor all wrong
+    # the answers are neither all right nor all wrong
+    assert all(0 < rule and rule != 1 for _, rule, _ in rows)

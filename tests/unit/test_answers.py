@@ -24,7 +24,8 @@ def test_a_run_that_was_cut_off_anywhere_ends_the_same(tmp_path_factory, stop, t
         return shout(batch)
     try: collect(ITEMS, dies, broken, size)
     except KeyboardInterrupt:
-        for part in (folder/"broken.jsonl.parts").glob("*"): part.write_bytes(part.read_bytes()[:-torn] if torn else part.read_bytes())
+        for part in (folder/"broken.jsonl.parts").glob("*"):
+            part.write_bytes(part.read_bytes()[:-torn] if torn else part.read_bytes())
     again = []
     assert collect(ITEMS, lambda b: again.append(b) or shout(b), broken, size) == rows
     assert whole.read_bytes() == broken.read_bytes()
@@ -44,9 +45,11 @@ def test_nothing_is_asked_twice_and_new_items_are_added(tmp_path):
 
 def test_other_protocol_repeated_ids_wrong_number_of_answers(tmp_path):
     collect(ITEMS, shout, tmp_path/"a.jsonl", 5, {"prompt": "A"})
-    with pytest.raises(ValueError, match="prompt = 'A', now 'B'"): collect(ITEMS, shout, tmp_path/"a.jsonl", 5, {"prompt": "B"})
+    with pytest.raises(ValueError, match="prompt = 'A', now 'B'"):
+        collect(ITEMS, shout, tmp_path/"a.jsonl", 5, {"prompt": "B"})
     with pytest.raises(ValueError, match="2 of 4 items repeat an id"): collect(ITEMS[:2]*2, shout, tmp_path/"b.jsonl")
-    with pytest.raises(ValueError, match="1 answers to 2 items"): collect(ITEMS[:2], lambda b: shout(b)[:1], tmp_path/"c.jsonl")
+    with pytest.raises(ValueError, match="1 answers to 2 items"):
+        collect(ITEMS[:2], lambda b: shout(b)[:1], tmp_path/"c.jsonl")
 
 
 def test_a_bad_line_in_the_middle_is_named(tmp_path):

@@ -8,7 +8,8 @@ import torch
 
 from bench import contestants, gpu, measure, scale, shapes, train
 
-TOY = shapes.Shape("toy", (32, 64, 3, 2), (32, 64, 2, 2), 60, 4, 3, 5, 6, 2, 4)   # 9 picture tokens, 5 of prompt, answers of 6
+# 9 picture tokens, 5 of prompt, answers of 6
+TOY = shapes.Shape("toy", (32, 64, 3, 2), (32, 64, 2, 2), 60, 4, 3, 5, 6, 2, 4)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +34,8 @@ def test_a_contestant_that_is_wrong_is_seen():
         def loss(self): return super().loss() * 1.01
     right, wrong = (kind(TOY, "dpo").gradients() for kind in (contestants.Ours, Wrong))
     found = train.difference(wrong, right)[1]
-    assert found["loss_difference"] == pytest.approx(.01 * right[0], rel=1e-3) and found["gradient_difference"] == pytest.approx(.01, rel=1e-3)
+    assert found["loss_difference"] == pytest.approx(.01 * right[0], rel=1e-3)
+    assert found["gradient_difference"] == pytest.approx(.01, rel=1e-3)
 
 
 def test_pairs_have_exactly_the_lengths_of_the_shape():
@@ -54,9 +56,12 @@ def test_operations_are_those_counted_by_hand():
     a, b = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7, requires_grad=True)
     assert measure.operations(lambda: a @ b) == 2 * 3 * 5 * 7
     assert measure.operations(lambda: (a @ b).sum().backward()) == 3 * 2 * 3 * 5 * 7
-    assert measure._product((3, 5), (5, 7), torch.float32) == 2 * 3 * 5 * 7 == measure._product((7,), (3, 5), (5, 7), torch.float32)      # as a card calls it
+    # as a card calls it
+    assert measure._product((3, 5), (5, 7), torch.float32) == 2 * 3 * 5 * 7 == measure._product((7,), (3, 5), (5, 7),
+        torch.float32)
     q = torch.randn(1, 2, 4, 8)
-    assert measure.operations(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q)) == 2 * 2 * 2 * 4 * 4 * 8
+    assert measure.operations(lambda: torch.nn.functional.scaled_dot_product_attention(q, q,
+        q)) == 2 * 2 * 2 * 4 * 4 * 8
 
 
 def test_memory_is_that_of_what_lives_at_the_worst_moment():
@@ -67,7 +72,9 @@ def test_memory_is_that_of_what_lives_at_the_worst_moment():
     assert measure.memory(work) / 2**23 == pytest.approx(1, abs=.01)
 
 
-@pytest.mark.parametrize("name, form, cached", [("ours", "dpo", False), ("ours_cached", "dpo", True), ("ours", "released", False), ("ours_cached", "released", True)])
+@pytest.mark.parametrize("name, form, cached",
+                         [("ours", "dpo", False), ("ours_cached", "dpo", True), ("ours", "released", False),
+                          ("ours_cached", "released", True)])
 def test_the_formula_for_large_runs_fits_what_a_small_step_does(name, form, cached):
     shape = replace(shapes.LLAVA_2K, batch=1, side=8)
     counted = measure.operations(contestants.CONTESTANTS[name](shape, form).step)
@@ -80,26 +87,37 @@ def test_exponents():
 
 
 def test_ratios_and_reasons_in_the_table():
-    rows = {"trl": {"ms_per_pair": 90., "memory_mb": 50.}, "ours": {"ms_per_pair": 30., "memory_mb": 20.}, "ours_cached": "not measured: out of memory"}
+    rows = {"trl": {"ms_per_pair": 90., "memory_mb": 50.}, "ours": {"ms_per_pair": 30., "memory_mb": 20.},
+            "ours_cached": "not measured: out of memory"}
     _, ours, cached = train.lines(rows)
     assert ours[:6] == ["ours", "30.0", "3.00", "-", "20", "0.40"] and cached[1] == "not measured: out of memory"
 
 
 def test_the_day_of_the_gpu_is_rehearsed_here(tmp_path):
-    "Every part of `bench gpu`, at a tiny size on the CPU: each is kept as it ends, contestants agree, reasons are said"
+    """Every part of `bench gpu`, at a tiny size on the CPU: each is kept as it ends, contestants agree, reasons are
+    said"""
     kept = []
     found = gpu.measured(quick=True, rounds=1, device="cpu", keep=lambda found: kept.append(dict(found["parts"])))
-    assert [len(parts) for parts in kept] == list(range(1, 9)) and list(found["parts"]) == [f"tiny, {card}, {how}, {what}" for card, how, what in gpu.parts(True)]
+    assert [len(parts) for parts in kept] == list(range(1, 9))
+    assert list(found["parts"]) == [f"tiny, {card}, {how}, {what}" for card, how, what in gpu.parts(True)]
     for title, rows in found["parts"].items():
         if isinstance(rows, str): assert "4 bits" in title and "bitsandbytes" in rows or "in 4 bits on a CPU" in rows
-        elif gpu.BOTH in title: assert rows["learnt"] > 1e-3 and rows["read_again_differs_by"] < 1e-4 and rows["stage1"]["ms_per_pair"] > 0 < rows["stage2"]["ms_per_pair"]
-        else: assert "trl" in rows and all(row["loss_difference"] < 1e-5 and row["memory_mb"] > 0 and row["share_of_matrix_rate"] > 0 for row in rows.values())
+        elif gpu.BOTH in title:
+            assert rows["learnt"] > 1e-3
+            assert rows["read_again_differs_by"] < 1e-4
+            assert rows["stage1"]["ms_per_pair"] > 0 < rows["stage2"]["ms_per_pair"]
+        else:
+            assert "trl" in rows
+            assert all(row["loss_difference"] < 1e-5 and row["memory_mb"] > 0 and row["share_of_matrix_rate"] > 0
+                       for row in rows.values())
     assert {card for card, how, what in gpu.parts(False)} == set(gpu.CARDS) and len(gpu.parts(False)) == 36
-    assert set(gpu.measured(quick=True, rounds=1, device="cpu", minutes=-1)["parts"].values()) == {"not measured: out of time"}
+    assert set(gpu.measured(quick=True, rounds=1, device="cpu",
+                            minutes=-1)["parts"].values()) == {"not measured: out of time"}
 
 
 def test_ratios_are_of_each_round():
-    "A neighbour that slows two rounds of three slows both contestants: medians of times would hide the ratio, medians of ratios do not"
+    """A neighbour that slows two rounds of three slows both contestants: medians of times would hide the ratio,
+    medians of ratios do not"""
     found = train.against([2., 20., 200.], [1., 10., 100.])
     assert found["ratio"] == 2 and found["ratio_middle_half"] == [2, 2] and train.against(None, [1.]) == {}
 
@@ -116,7 +134,9 @@ def test_the_kept_results_are_whole():
 
 def test_checkpointing_shows_in_the_measured_memory():
     from bench import memory
-    for plain in (False, True): assert memory.taken(replace(TOY, text=(32, 64, 4, 2), side=6), "paper", plain, True) < .8 * memory.taken(replace(TOY, text=(32, 64, 4, 2), side=6), "paper", plain, False)
+    for plain in (False, True):
+        assert memory.taken(replace(TOY, text=(32, 64, 4, 2), side=6), "paper", plain,
+                            True) < .8 * memory.taken(replace(TOY, text=(32, 64, 4, 2), side=6), "paper", plain, False)
 
 
 def test_many_pairs_are_read_in_a_process_of_their_own(tmp_path, capsys):
@@ -128,5 +148,8 @@ def test_many_pairs_are_read_in_a_process_of_their_own(tmp_path, capsys):
 
 
 def test_it_says_how_it_is_called():
-    out = subprocess.run([sys.executable, "-m", "bench", "--help"], capture_output=True, text=True, cwd=Path(train.__file__).parents[1])
-    assert out.returncode == 0 and all(f"python -m bench {verb} " in out.stdout for verb in ("train", "scale", "memory", "pairs", "gpu", "rehearse", "scores"))
+    out = subprocess.run([sys.executable, "-m", "bench", "--help"], capture_output=True, text=True,
+                         cwd=Path(train.__file__).parents[1])
+    assert out.returncode == 0
+    assert all(f"python -m bench {verb} " in out.stdout
+               for verb in ("train", "scale", "memory", "pairs", "gpu", "rehearse", "scores"))

@@ -8,7 +8,8 @@ from povid_nb import benches, chair, check, coco, world
 from povid_nb.chair import by_length, cut, score
 from povid_nb.coco import read_truths
 
-def evaluate(captions, annotations, **how): return benches.evaluate("chair", answers=captions, annotations=annotations, **how)["chair"].scores()
+def evaluate(captions, annotations, **how):
+    return benches.evaluate("chair", answers=captions, annotations=annotations, **how)["chair"].scores()
 
 
 REAL = Path(__file__).parents[2]/".."/"shared"/"data"/"chair"
@@ -25,12 +26,14 @@ def test_scores_by_hand():
 
 def test_truth_names_may_be_synonyms_and_unknown_ones_are_refused():
     assert score(["a couch"], [{"sofa"}]).chair_s == 0
-    with pytest.raises(ValueError, match="name 'unicorn', which is none of the 80 kinds"): score(["a cat"], [{"unicorn"}])
+    with pytest.raises(ValueError, match="name 'unicorn', which is none of the 80 kinds"):
+        score(["a cat"], [{"unicorn"}])
     with pytest.raises(ValueError, match="2 captions and 1 truths"): score(["a", "b"], [set()])
     with pytest.raises(ValueError, match="no captions"): score([], [])
 
 
-NOUNS = st.sampled_from(["cat", "dogs", "a hot dog", "train tracks", "bus", "people", "and", "the", "toilet", "seat", "baby", "elephant", ",", "."])
+NOUNS = st.sampled_from(["cat", "dogs", "a hot dog", "train tracks", "bus", "people", "and", "the", "toilet", "seat",
+                         "baby", "elephant", ",", "."])
 CAPTIONS = st.lists(NOUNS, max_size=25).map(" ".join)
 TRUTHS = st.sets(st.sampled_from(["cat", "dog", "hot dog", "bus", "person", "toilet", "chair", "elephant"]))
 
@@ -86,11 +89,14 @@ def test_a_synonyms_file_in_the_originals_format(tmp_path):
 def test_bad_files_are_named(tmp_path):
     write(tmp_path/"c.jsonl", [{"image_id": 1, "caption": "a cat"}, {"image_id": 9, "caption": "a cat"}])
     (tmp_path/"m.json").write_text('{"1": ["cat"]}')
-    with pytest.raises(ValueError, match=r"1 of 2 images have no annotation \(the first is 9\)"): evaluate(tmp_path/"c.jsonl", tmp_path/"m.json")
+    with pytest.raises(ValueError, match=r"1 of 2 images have no annotation \(the first is 9\)"):
+        evaluate(tmp_path/"c.jsonl", tmp_path/"m.json")
     (tmp_path/"l.json").write_text("[1]")
-    with pytest.raises(ValueError, match="l.json, row 1: expected an object, found a number"): read_truths(tmp_path/"l.json")
+    with pytest.raises(ValueError, match="l.json, row 1: expected an object, found a number"):
+        read_truths(tmp_path/"l.json")
     write(tmp_path/"b.jsonl", [{"image_id": 1, "words": "a cat"}])
-    with pytest.raises(ValueError, match="row 1: no caption; the row has image_id, words"): coco.read_captions(tmp_path/"b.jsonl")
+    with pytest.raises(ValueError, match="row 1: no caption; the row has image_id, words"):
+        coco.read_captions(tmp_path/"b.jsonl")
 
 
 def test_truthful_captions_of_the_world_score_zero_with_full_recall():
@@ -114,14 +120,16 @@ def test_describing_resumes_and_keeps_order(tmp_path):
     pairs = chair.describe_all(vlm, images, tmp_path/"c.jsonl", batch_size=2)
     assert pairs == [(str(n), f"a {name}") for n, name in images.items()]
     assert chair.describe_all(vlm, images, tmp_path/"c.jsonl", batch_size=2) == pairs and vlm.calls == 5
-    with pytest.raises(ValueError, match="prompt"): chair.describe_all(vlm, images, tmp_path/"c.jsonl", "What is this?", batch_size=2)
+    with pytest.raises(ValueError, match="prompt"):
+        chair.describe_all(vlm, images, tmp_path/"c.jsonl", "What is this?", batch_size=2)
     assert coco.read_captions(tmp_path/"c.jsonl") == pairs
 
 
 # ---- real captions, where they are at hand
 
 def real():
-    if not (REAL/"llava15_greedy.jsonl").exists(): pytest.skip("the 500 LLaVA-1.5 captions are not in ../shared/data/chair")
+    if not (REAL/"llava15_greedy.jsonl").exists():
+        pytest.skip("the 500 LLaVA-1.5 captions are not in ../shared/data/chair")
     rows = [json.loads(l) for l in (REAL/"llava15_greedy.jsonl").read_text().splitlines()]
     return rows, json.loads((REAL/"reference_scores.json").read_text())
 
@@ -133,9 +141,12 @@ def test_mentions_and_scores_agree_with_the_original_rules(capsys):
     for row, c in zip(rows, s.captions):
         a, b = Counter(m.kind for m in c.mentions), Counter(row["reference_mentions"])
         agree, ours, theirs = agree + (a & b).total(), ours + a.total(), theirs + b.total()
-        if a != b: lines.append(f"image {row['image_id']}: only here {dict(a - b)}, only there {dict(b - a)}: {row['caption']!r}")
+        if a != b:
+            lines.append(f"image {row['image_id']}: only here {dict(a - b)}, only there {dict(b - a)}: "
+                         f"{row['caption']!r}")
     with capsys.disabled():  # shown whether or not the test passes
-        print(f"\n{agree} mentions agree, {ours} here, {theirs} there; {len(lines)} captions differ; here {s}", *lines, sep="\n")
+        print(f"\n{agree} mentions agree, {ours} here, {theirs} there; {len(lines)} captions differ; here {s}", *lines,
+              sep="\n")
     assert theirs == reference["mentions"] and agree/max(ours, theirs) >= .99
     for name in ("chair_s", "chair_i", "recall"): assert getattr(s, name) == pytest.approx(reference[name], abs=.005)
 
@@ -143,8 +154,11 @@ def test_mentions_and_scores_agree_with_the_original_rules(capsys):
 def test_length_alone_moves_chair_on_real_captions():
     rows, _ = real()
     curve = by_length([r["caption"] for r in rows], [r["gt_objects"] for r in rows], (20, 45, None))
-    for n, s in curve.items(): print(f"{n or 'all':>4} words: CHAIR_s {100*s.chair_s:.1f}, CHAIR_i {100*s.chair_i:.1f}, recall {100*s.recall:.1f}, words {s.words:.1f}")
-    assert curve[20].chair_s < curve[45].chair_s < curve[None].chair_s and curve[20].recall < curve[45].recall < curve[None].recall
+    for n, s in curve.items():
+        print(f"{n or 'all':>4} words: CHAIR_s {100*s.chair_s:.1f}, CHAIR_i {100*s.chair_i:.1f}, recall "
+              f"{100*s.recall:.1f}, words {s.words:.1f}")
+    assert curve[20].chair_s < curve[45].chair_s < curve[None].chair_s
+    assert curve[20].recall < curve[45].recall < curve[None].recall
     assert curve[45].chair_s == pytest.approx(.162, abs=.005) and curve[20].chair_s == pytest.approx(.044, abs=.005)
 
 
@@ -155,24 +169,30 @@ def test_time_for_5000_real_captions_is_printed():
     s = score([r["caption"] for r in rows], [r["gt_objects"] for r in rows])
     read = time.process_time() - start
     s.scores()
-    print(f"\n5,000 captions of {s.words:.0f} words: {read:.2f} CPU-seconds, with 2,000 resamples {time.process_time() - start:.2f}")
+    print(f"\n5,000 captions of {s.words:.0f} words: {read:.2f} CPU-seconds, with 2,000 resamples "
+          f"{time.process_time() - start:.2f}")
     assert s.n == 5000 and s.mentions > 7
 
 
 def test_like_for_like_tells_better_from_quieter():
     captions = ["A cat and a fork and a dog.", "A bus and a kite and a car.", "A bed and a vase and a chair."]*10
     truths = [{"cat", "dog"}, {"bus", "car"}, {"bed", "chair"}]*10
-    talker, quiet = score(captions, truths), score([cut(c, 2) for c in captions], truths)      # the same words, fewer of them
+    # the same words, fewer of them
+    talker, quiet = score(captions, truths), score([cut(c, 2) for c in captions], truths)
     found = chair.like_for_like(talker, quiet, draws=100)
     by = lambda how: (found[how]["chair_s"].difference, found[how]["recall"].difference)
     assert (by("as they are"), by("equal length"), by("equal recall")) == ((-1, -.5), (0, 0), (0, 0))
-    better = score(["A cat and a cat and a dog.", "A bus and a bus and a car.", "A bed and a bed and a chair."]*10, truths)
+    better = score(["A cat and a cat and a dog.", "A bus and a bus and a car.", "A bed and a bed and a chair."]*10,
+                   truths)
     found = chair.like_for_like(talker, better, draws=100)
     assert (by("as they are"), by("equal length"), by("equal recall")) == ((-1, 0), (-1, 0), (-1, 0))
     back = chair.like_for_like(score(captions[::-1], truths[::-1], ids=range(29, -1, -1)), quiet, draws=100)
-    assert back["equal length"]["chair_s"].difference == 0                                      # matched by picture, whatever the order
-    longer = score([f"{c} And a fork." for c in captions], truths)              # as much is named: neither side alone loses its tail
+    # matched by picture, whatever the order
+    assert back["equal length"]["chair_s"].difference == 0
+    # as much is named: neither side alone loses its tail
+    longer = score([f"{c} And a fork." for c in captions], truths)
     for one, other in ((talker, longer), (longer, talker), (talker, talker)):
         found = chair.like_for_like(one, other, draws=100)["equal recall"]
         assert found["chair_i"].difference == 0 == found["recall"].difference == found["words"].difference
-    with pytest.raises(ValueError, match="needs the same items"): chair.like_for_like(talker, score(captions[:3], truths[:3]))
+    with pytest.raises(ValueError, match="needs the same items"):
+        chair.like_for_like(talker, score(captions[:3], truths[:3]))

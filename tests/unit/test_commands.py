@@ -43,7 +43,8 @@ def test_a_photo_is_described(tmp_path):
     photo = tmp_path/"table.png"
     scene.image().save(photo)
     (row,) = json.loads(called("describe", photo, "--adapter", "stage2", "--json"))
-    assert row == {"photo": str(photo), "model": "tiny", "before": VLM.load().describe(scene), "answer": VLM.load(adapter="stage2").describe(scene)}
+    assert row == {"photo": str(photo), "model": "tiny", "before": VLM.load().describe(scene),
+                   "answer": VLM.load(adapter="stage2").describe(scene)}
     said = called("describe", photo, "--question", "Is there a knife in the image?")
     assert f"answer: {VLM.load().describe(scene, 'Is there a knife in the image?')}" in said
     wrong = SHELL.invoke(app, ["describe", str(tmp_path/"nothing.png")], prog_name="povid")
@@ -54,7 +55,8 @@ def test_eval_with_nothing_given_scores_the_drawn_world(tmp_path):
     found = json.loads(called("eval", "--limit", 4, "--json", "--out", tmp_path))
     scenes = world.scenes("counter", "test", 4)
     texts = VLM.load().describe(scenes)
-    wrong = [any(re.search(rf"\b{kind}\b", text) for kind in set(world.KINDS) - scene.objects) for scene, text in zip(scenes, texts)]
+    wrong = [any(re.search(rf"\b{kind}\b", text) for kind in set(world.KINDS) - scene.objects)
+             for scene, text in zip(scenes, texts)]
     assert found["chair"]["n"] == 4 and found["chair"]["chair_s"] == sum(wrong) / 4
 
 
@@ -66,7 +68,8 @@ def test_serving_names_what_is_there(tmp_path, monkeypatch):
         (tmp_path/name).parent.mkdir(exist_ok=True)
         (tmp_path/name).write_text(name)
     server, addresses = serve._addresses(tmp_path/"run", 0)
-    assert {name: urllib.request.urlopen(address).read().decode() for name, address in addresses.items()} == {"live": "live/live.html", "report": "run/report.html"}
+    assert {name: urllib.request.urlopen(address).read().decode()
+            for name, address in addresses.items()} == {"live": "live/live.html", "report": "run/report.html"}
     server.shutdown()
 
 
@@ -82,9 +85,12 @@ def test_completion_knows_verbs_options_and_choices():
     def offered(line, *more):
         words = line.split() + list(more)
         asked = {"_POVID_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
-        done = subprocess.run([sys.executable, "-m", "povid_nb.cli"], env=os.environ | asked, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-m", "povid_nb.cli"], env=os.environ | asked, capture_output=True,
+                              text=True, timeout=60)
         return done.stdout.split()
-    assert offered("povid pus") == ["push"] and offered("povid train --stage b") == ["both"] and offered("povid share --sp") == ["--space"]
+    assert offered("povid pus") == ["push"]
+    assert offered("povid train --stage b") == ["both"]
+    assert offered("povid share --sp") == ["--space"]
 
 
 def test_a_plan_can_be_read_by_a_program(monkeypatch):

@@ -29,7 +29,8 @@ def cost(named=lambda p, t: p >= t, over=lambda costs: sum(costs) / len(costs), 
     def mean_cost(p_yes, present, threshold, cost_false, cost_missed):
         if swap: cost_false, cost_missed = cost_missed, cost_false
         if unit: cost_false = cost_missed = 1
-        return over([cost_false * (named(p, threshold) and not there) + cost_missed * (there and not named(p, threshold))
+        return over([cost_false * (named(p, threshold) and not there)
+                     + cost_missed * (there and not named(p, threshold))
                      for p, there in zip(p_yes, present)])
     return mean_cost
 
@@ -41,7 +42,9 @@ def mean_cost_by_counts(p_yes, present, threshold, cost_false, cost_missed):
 
 
 RIGHT = {
-    "average_gain": [gain(), lambda before, after, better: 100 * sum(s * (a / b - 1) for a, b, s in zip(after, before, better)) / len(better)],
+    "average_gain": [gain(),
+                     lambda before, after, better: 100
+                     * sum(s * (a / b - 1) for a, b, s in zip(after, before, better)) / len(better)],
     "sign_test": [lambda gains: binomtest(signs(gains)[0], sum(signs(gains))).pvalue, tails],
     "mean_cost": [cost(), mean_cost_by_counts],
     "threshold_for": [lambda f, m: f / (f + m), lambda f, m: 1 / (1 + m / f)]}
@@ -55,7 +58,8 @@ WRONG = [
     ("average_gain", gain(lambda b, a, s: 100 * abs(a - b) / b), "with a minus"),
     ("sign_test", lambda gains: tails(gains, both=1), "one side only"),
     ("sign_test", lambda gains: tails(gains, tail=lambda k, n: comb(n, k)), "more uneven"),
-    ("sign_test", lambda gains: tails(gains, both=1, tail=lambda k, n: comb(n, k)), "at least as uneven, on both sides"),
+    ("sign_test", lambda gains: tails(gains, both=1, tail=lambda k, n: comb(n, k)),
+     "at least as uneven, on both sides"),
     ("sign_test", lambda gains: tails(gains, ties=-1), "counted as a fall"),
     ("sign_test", lambda gains: tails(gains, ties=1), "counted as a rise"),
     ("sign_test", lambda gains: tails(gains, most=2.), "counts once"),

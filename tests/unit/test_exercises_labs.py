@@ -9,7 +9,8 @@ from povid_nb import check, trials, world
 check.exercises()
 N = 8
 PAIRS = lambda seed: trials.world_pairs(N, seed)
-CODE = dict(stage="1", num_train_epochs=2, noise_space="pixels", noise_overflow="wrap", form="released", own_tokens=True)
+CODE = dict(stage="1", num_train_epochs=2, noise_space="pixels", noise_overflow="wrap", form="released",
+            own_tokens=True)
 BOTH = dict(stage="1", form="paper", num_train_epochs=2)
 
 
@@ -42,14 +43,17 @@ def pick_sorted(saved):
 def mixture(cut=lambda c, f, k: c[:k] + f[k:], swap=False, seeded=True):
     def solution(share):
         def pairs(seed):
-            c, f = (trials.world_pairs(N, seed * seeded, habit=habit, captions=1.) for habit in (world.Habit(), world.FLAWED))
+            c, f = (trials.world_pairs(N, seed * seeded, habit=habit, captions=1.)
+                    for habit in (world.Habit(), world.FLAWED))
             return cut(*((f, c) if swap else (c, f)), round(share * len(c)))
         return pairs
     return solution
 
 
 def dpop(margin=lambda w, l: w - l - 5 * (-w).clamp(min=0)):
-    return lambda policy, reference: F.softplus(-.1 * margin(policy.chosen - reference.chosen, policy.rejected - reference.rejected))
+    return (lambda policy, reference: F.softplus(-.1
+                                                 * margin(policy.chosen - reference.chosen,
+                                                          policy.rejected - reference.rejected)))
 
 
 def yes(controls=("no noise", "k = 0"), below=lambda c: c[2] < 0, kept=lambda r: r[2] >= 0, every=all):
@@ -97,14 +101,19 @@ RIGHT = {
     "robust": [robust(), lambda m, e: ((1 - e) * F.softplus(-m) - e * F.softplus(m)) / (1 - 2 * e)],
     "next_review": [next_review(), next_sorted],
     "gain_left": [gain_left(), gain_left(lambda b, l, a: 1 - (a - l) / (b - l))],
-    "per_doubling": [slope(), lambda points: float(np.polyfit(*np.array([(math.log2(n), v) for n, v in points]).T, 1)[0])],
-    "in_turn": [gives(stage="both", stage1=dict(form="sft", num_train_epochs=1), stage2=dict(form="dpo", num_train_epochs=1)),
+    "per_doubling": [slope(),
+                     lambda points: float(np.polyfit(*np.array([(math.log2(n), v) for n, v in points]).T, 1)[0])],
+    "in_turn": [gives(stage="both", stage1=dict(form="sft", num_train_epochs=1),
+                      stage2=dict(form="dpo", num_train_epochs=1)),
                 gives(stage1=dict(form="sft"), stage2=dict(form="dpo"), num_train_epochs=1)],
     "carried": [carried(), carried(clear=lambda d: not d[1] <= 0 <= d[2])],
     "pick_by_rule": [pick(), pick_sorted],
-    "rising": [gives(**BOTH, noise_step=[300, 700], noise_draw="rising"), gives(form="released", noise_step=(300, 700), noise_draw="rising")],
-    "same_words": [gives(**CODE | dict(own_tokens=False)), gives(**{k: v for k, v in CODE.items() if k != "own_tokens"})],
-    "mixture": [mixture(), mixture(lambda c, f, k: [a if i >= len(c) - k else b for i, (a, b) in enumerate(zip(c, f))])],
+    "rising": [gives(**BOTH, noise_step=[300, 700], noise_draw="rising"),
+               gives(form="released", noise_step=(300, 700), noise_draw="rising")],
+    "same_words": [gives(**CODE | dict(own_tokens=False)),
+                   gives(**{k: v for k, v in CODE.items() if k != "own_tokens"})],
+    "mixture": [mixture(),
+                mixture(lambda c, f, k: [a if i >= len(c) - k else b for i, (a, b) in enumerate(zip(c, f))])],
     "dpop": [dpop(), dpop(lambda w, l: torch.minimum(w, 6 * w) - l)]}
 
 WRONG = [

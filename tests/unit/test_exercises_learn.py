@@ -13,7 +13,7 @@ check.exercises()
 def why(name, solution): return check._why_not(solution, check._ATTEMPTS[name])
 
 
-# ---- Right answers, written differently --------------------------------------------------------------------------------
+# ---- Right answers, written differently -----------------------------------------------------------------------------
 
 def logps_by_loop(logits, ids, mask):
     total = torch.zeros(len(ids), dtype=torch.double)
@@ -33,7 +33,8 @@ def policy_by_probabilities(reference_logps, rewards, beta):
 
 def D(policy, reference, i): return policy[i] - reference[i]
 def against_noise(logps): return logps._replace(rejected=logps.noise)
-def both_down(p, r, beta): return -F.logsigmoid(beta * (D(p, r, 0) - D(p, r, 1))), -F.logsigmoid(beta * (D(p, r, 0) - D(p, r, 2)))
+def both_down(p, r, beta):
+    return -F.logsigmoid(beta * (D(p, r, 0) - D(p, r, 1))), -F.logsigmoid(beta * (D(p, r, 0) - D(p, r, 2)))
 
 
 def rate_by_transformers(n, total, peak, warmup):
@@ -70,7 +71,8 @@ RIGHT = {
               lambda c, n, mask: (n.max(-1).indices, (n.softmax(-1).argmax(-1) - c.argmax(-1)).abs().gt(0) * mask)],
     "povid_paper": [lambda p, r, a, b, c: -F.logsigmoid(a * D(p, r, 0) - (b * D(p, r, 1) + c * D(p, r, 2))),
                     lambda p, r, a, b, c: F.softplus(b * D(p, r, 1) + c * D(p, r, 2) - a * D(p, r, 0))],
-    "povid_released": [lambda p, r, beta: (dpo_loss(p, r, beta).losses + dpo_loss(against_noise(p), against_noise(r), beta).losses) / 2,
+    "povid_released": [lambda p, r, beta: (dpo_loss(p, r, beta).losses
+                                           + dpo_loss(against_noise(p), against_noise(r), beta).losses) / 2,
                        lambda p, r, beta: povid_loss(p, r, "released", beta).losses],
     "nll_term": [lambda logps, n: -logps / n, lambda logps, n: logps.neg().div(n)],
     "steps": [lambda pairs, epochs, batch, accumulation=1, processes=1:
@@ -89,7 +91,7 @@ def test_right_answers_pass(name, number):
     assert why(name, RIGHT[name][number]) is None
 
 
-# ---- Typical wrong answers, and a word of the message that names the mistake ------------------------------------------------
+# ---- Typical wrong answers, and a word of the message that names the mistake ----------------------------------------
 
 def gathered(logits, ids): return logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
 
@@ -104,26 +106,37 @@ WRONG = [
     ("best_policy", lambda ref, r, beta: (ref + r * beta).log_softmax(-1), "divide the reward by beta"),
     ("best_policy", lambda ref, r, beta: (r / beta).log_softmax(-1), "the reference is missing"),
     ("masked_logps", lambda x, ids, mask: gathered(x, ids).masked_fill(~mask, 0).sum(-1), "the shift is missing"),
-    ("masked_logps", lambda x, ids, mask: gathered(x[:, :-1], ids[:, 1:]).masked_fill(~mask[:, :-1], 0).sum(-1), "the mask is not shifted"),
+    ("masked_logps", lambda x, ids, mask: gathered(x[:, :-1], ids[:, 1:]).masked_fill(~mask[:, :-1], 0).sum(-1),
+     "the mask is not shifted"),
     ("masked_logps", lambda x, ids, mask: gathered(x[:, :-1], ids[:, 1:]).sum(-1), "the mask is not used"),
     ("masked_logps", lambda x, ids, mask: logps_by_loop(x, ids, mask) / mask.sum(-1), "this is the mean"),
     ("masked_logps", lambda x, ids, mask: (gathered(x[:, :-1], ids[:, 1:]) * mask[:, 1:]).sum(-1), "not a number"),
-    ("masked_logps", lambda x, ids, mask: x[:, :-1].gather(-1, ids[:, 1:, None])[..., 0].masked_fill(~mask[:, 1:], 0).sum(-1), "sums of logits"),
+    ("masked_logps",
+     lambda x, ids, mask: x[:, :-1].gather(-1, ids[:, 1:, None])[..., 0].masked_fill(~mask[:, 1:], 0).sum(-1),
+     "sums of logits"),
     ("dpo", lambda p, r, beta: -F.logsigmoid(beta * (p.chosen - p.rejected)), "the reference is missing"),
     ("dpo", lambda p, r, beta: -F.logsigmoid(p.chosen - r.chosen - p.rejected + r.rejected), "beta is missing"),
     ("dpo", lambda p, r, beta: -F.logsigmoid(beta * (p.rejected - r.rejected - p.chosen + r.chosen)), "swapped"),
     ("dpo", lambda p, r, beta: -(beta * (p.chosen - r.chosen - p.rejected + r.rejected)).sigmoid().log(), "infinity"),
-    ("dpo", lambda p, r, beta: -F.logsigmoid(beta * (p.chosen - r.chosen - p.rejected + r.rejected)).mean(), "Do not average"),
-    ("moved", lambda c, n, mask: (c.argmax(-1), mask & (n.argmax(-1) != c.argmax(-1))), "y_n comes from the noisy logits"),
+    ("dpo", lambda p, r, beta: -F.logsigmoid(beta * (p.chosen - r.chosen - p.rejected + r.rejected)).mean(),
+     "Do not average"),
+    ("moved", lambda c, n, mask: (c.argmax(-1), mask & (n.argmax(-1) != c.argmax(-1))),
+     "y_n comes from the noisy logits"),
     ("moved", lambda c, n, mask: (n.argmax(-1), n.argmax(-1) != c.argmax(-1)), "the mask is missing"),
     ("moved", lambda c, n, mask: (n.argmax(-1), mask & (n.argmax(-1) == c.argmax(-1))), "the other way round"),
     ("moved", lambda c, n, mask: (n.argmax(-1), mask), "also those that noise did not change"),
     ("moved", lambda c, n, mask: (n.argmax(1), mask), "argmax(-1)"),
-    ("povid_paper", lambda p, r, a, b, c: -F.logsigmoid(a * D(p, r, 0) - b * D(p, r, 1) + c * D(p, r, 2)), "mind the brackets"),
+    ("povid_paper", lambda p, r, a, b, c: -F.logsigmoid(a * D(p, r, 0) - b * D(p, r, 1) + c * D(p, r, 2)),
+     "mind the brackets"),
     ("povid_paper", lambda p, r, a, b, c: -F.logsigmoid(a * D(p, r, 0) - b * D(p, r, 1)), "the noise term is missing"),
-    ("povid_paper", lambda p, r, a, b, c: -F.logsigmoid(a * (D(p, r, 0) - D(p, r, 1) - D(p, r, 2))), "alpha is used for all three"),
-    ("povid_paper", lambda p, r, a, b, c: -F.logsigmoid(a * p.chosen - b * p.rejected - c * p.noise), "the reference is missing"),
-    ("povid_paper", lambda p, r, a, b, c: -(F.logsigmoid(a * D(p, r, 0) - b * D(p, r, 1)) + F.logsigmoid(a * D(p, r, 0) - c * D(p, r, 2))) / 2, "two sigmoids"),
+    ("povid_paper", lambda p, r, a, b, c: -F.logsigmoid(a * (D(p, r, 0) - D(p, r, 1) - D(p, r, 2))),
+     "alpha is used for all three"),
+    ("povid_paper", lambda p, r, a, b, c: -F.logsigmoid(a * p.chosen - b * p.rejected - c * p.noise),
+     "the reference is missing"),
+    ("povid_paper",
+     lambda p, r, a, b, c:
+     -(F.logsigmoid(a * D(p, r, 0) - b * D(p, r, 1)) + F.logsigmoid(a * D(p, r, 0) - c * D(p, r, 2))) / 2,
+     "two sigmoids"),
     ("povid_released", lambda p, r, beta: sum(both_down(p, r, beta)), "their mean"),
     ("povid_released", lambda p, r, beta: both_down(p, r, beta)[0], "this is DPO"),
     ("povid_released", lambda p, r, beta: povid_loss(p, r, "paper", beta).losses, "one sigmoid"),
@@ -135,11 +148,16 @@ WRONG = [
     ("steps", lambda pairs, epochs, batch, a=1, p=1: epochs * (pairs // (batch * p) // a), "Round up"),
     ("steps", lambda pairs, epochs, batch, a=1, p=1: -(-pairs * epochs // (batch * p * a)), "in each epoch"),
     ("steps", lambda pairs, epochs, batch, a=1, p=1: epochs * -(-pairs // batch), "two to a step"),
-    ("learning_rate", lambda n, total, peak, warmup: peak * (1 + math.cos(math.pi * n / total)) / 2, "where the warm-up ends"),
-    ("learning_rate", lambda n, total, peak, warmup: peak * n / warmup if n < warmup else peak * (1 - (n - warmup) / (total - warmup)), "straight line"),
+    ("learning_rate", lambda n, total, peak, warmup: peak * (1 + math.cos(math.pi * n / total)) / 2,
+     "where the warm-up ends"),
+    ("learning_rate",
+     lambda n, total, peak, warmup: peak * n / warmup if n < warmup else peak * (1 - (n - warmup) / (total - warmup)),
+     "straight line"),
     ("learning_rate", lambda n, total, peak, warmup: peak * n / warmup if n < warmup
         else peak * (1 + math.cos(2 * math.pi * (n - warmup) / (total - warmup))) / 2, "rises again"),
-    ("learning_rate", lambda n, total, peak, warmup: peak * (1 + math.cos(math.pi * (n - warmup) / (total - warmup))) / 2, "step 0 of 20"),
+    ("learning_rate",
+     lambda n, total, peak, warmup: peak * (1 + math.cos(math.pi * (n - warmup) / (total - warmup))) / 2,
+     "step 0 of 20"),
     ("training_step", one_step(clear=None), "zero_grad"),
     ("training_step", one_step(step=False), "optimizer.step()"),
     ("training_step", one_step(nll=False), "the NLL term is missing"),

@@ -82,7 +82,8 @@ def rolled(keep=1, mix=.5, heads="mean", turned=False):
 def hide(logp, heat, hidden, what):
     "One of the ways to get the occlusion test wrong"
     bright, rng = heat.argsort()[-hidden:], np.random.default_rng(0)
-    random = np.mean([logp(p) for p in drawn(heat, hidden, 8)]) if what in ("sign", "whole", "probability", "dark") else None
+    random = (np.mean([logp(p) for p in drawn(heat, hidden, 8)]) if what in ("sign", "whole", "probability", "dark")
+              else None)
     if what == "dark": return random - logp(heat.argsort()[:hidden])
     if what == "control": return logp([]) - logp(bright)
     if what == "whole": return logp([]) - logp(bright)
@@ -99,15 +100,18 @@ def hide(logp, heat, hidden, what):
     ("image_share", lambda A, image, answer: float(A[:, :, answer.roll(-1)][..., image].mean()), "mean over patches"),
     ("image_share", lambda A, image, answer: float(A[..., image].sum(-1).mean()), "rows of all tokens"),
     ("image_share", lambda A, image, answer: float(A[:, :, answer.roll(-1)][..., image].sum()), "this is a sum"),
-    ("image_share", lambda A, image, answer: A[:, :, answer.roll(-1)][..., image].sum(-1).mean((0, 1)), "expected one number"),
+    ("image_share", lambda A, image, answer: A[:, :, answer.roll(-1)][..., image].sum(-1).mean((0, 1)),
+     "expected one number"),
     ("image_share", lambda A, image, answer: None, "Expected"),
     ("image_share", lambda A, image, answer: float(A[0, :, answer.roll(-1)][..., image].sum(-1).mean()), "Expected"),
     ("word_map", lambda A, image, places: A.mean((0, 1))[places].mean(0)[image], "one row too late"),
     ("word_map", lambda A, image, places: A.mean((0, 1))[[p - 1 for p in places]].mean(0), "all columns"),
     ("word_map", lambda A, image, places: A.mean((0, 1))[[p - 1 for p in places]].sum(0)[image], "do not sum"),
     ("word_map", lambda A, image, places: A.mean((0, 1))[places[0] - 1][image], "one token of the word alone"),
-    ("word_map", lambda A, image, places: A.mean(0).sum(0)[[p - 1 for p in places]].mean(0)[image], "average over layers and heads"),
-    ("word_map", lambda A, image, places: (m := A.mean((0, 1))[[p - 1 for p in places]].mean(0)[image]) / m.sum(), "do not rescale"),
+    ("word_map", lambda A, image, places: A.mean(0).sum(0)[[p - 1 for p in places]].mean(0)[image],
+     "average over layers and heads"),
+    ("word_map", lambda A, image, places: (m := A.mean((0, 1))[[p - 1 for p in places]].mean(0)[image]) / m.sum(),
+     "do not rescale"),
     ("rollout", rolled(keep=0, mix=1), "add the identity"),
     ("rollout", rolled(mix=1), "halve the sum"),
     ("rollout", rolled(turned=True), "multiplies from the left"),
@@ -118,14 +122,19 @@ def hide(logp, heat, hidden, what):
     ("pointing", lambda maps, places: pointing(maps, places)[0], "expected (accuracy, chance)"),
     ("pointing", lambda maps, places: pointing(maps, places)[::-1], "accuracy first"),
     ("pointing", lambda maps, places: (3, .5), "this is a count"),
-    ("pointing", lambda maps, places: (np.mean([m[p].sum() / m.sum() for m, p in zip(maps, places)]), .5), "only where its brightest patch is"),
+    ("pointing", lambda maps, places: (np.mean([m[p].sum() / m.sum() for m, p in zip(maps, places)]), .5),
+     "only where its brightest patch is"),
     ("pointing", lambda maps, places: pointing([-m for m in maps], places), "the darkest patch"),
     ("pointing", lambda maps, places: pointing(maps, [p[:1] for p in places]), "several patches"),
     ("pointing", lambda maps, places: (pointing(maps, places)[0], 1 / len(maps[0])), "larger for a larger object"),
-    ("pointing", lambda maps, places: (pointing(maps, places)[0], np.mean([len(p) for p in places])), "divide by the patches"),
-    *[("beyond_random", lambda logp, heat, hidden=4, draws=8, what=what: hide(logp, heat, hidden, what), message) for what, message in {
-        "dark": "the darkest patches", "control": "compare with hiding random ones", "whole": "subtract what hiding random patches costs",
-        "sign": "the sign is turned", "probability": "not probabilities", "repeated": "without repetition", "once": "several random sets",
+    ("pointing", lambda maps, places: (pointing(maps, places)[0], np.mean([len(p) for p in places])),
+     "divide by the patches"),
+    *[("beyond_random", lambda logp, heat, hidden=4, draws=8, what=what: hide(logp, heat, hidden, what), message)
+      for what, message in {
+        "dark": "the darkest patches", "control": "compare with hiding random ones",
+        "whole": "subtract what hiding random patches costs",
+        "sign": "the sign is turned", "probability": "not probabilities", "repeated": "without repetition",
+        "once": "several random sets",
         "one patch": "were never hidden", "nothing": "were never hidden"}.items()]])
 def test_mistakes_are_refused_and_named(name, solution, message):
     assert message in verdict(name, solution), verdict(name, solution)

@@ -11,7 +11,7 @@ def verdict(name, solution):
     return check._why_not(solution, check._ATTEMPTS[name]) or ""
 
 
-# ---- Right answers, each written in two ways -------------------------------------------------------------------------
+# ---- Right answers, each written in two ways ------------------------------------------------------------------------
 
 def chair_s(named, truths):
     return sum(any(kind not in there for kind in kinds) for kinds, there in zip(named, truths)) / len(named)
@@ -109,18 +109,20 @@ def stage_trap(cue):
 
 def stage_red_trap(cue):
     for context, (habits, (one, two)) in world.CONTEXTS.items():
-        if cue in habits: return world.Scene.of(("red", one, "left"), ("red", two, "right"), ("red", cue, "top"), context=context)
+        if cue in habits:
+            return world.Scene.of(("red", one, "left"), ("red", two, "right"), ("red", cue, "top"), context=context)
 
 
 RIGHT = [("habit_strength", habit_strength), ("habit_strength", habit_strength_of_counts), ("evidence", evidence),
          ("evidence", evidence_of_a_ratio), ("named_share", named_share), ("named_share", named_share_with_sets),
-         ("stage_trap", stage_trap), ("stage_trap", stage_red_trap), ("chair_s", chair_s), ("chair_s", chair_s_with_sets), ("chair_i", chair_i), ("chair_i", chair_i_in_a_loop),
+         ("stage_trap", stage_trap), ("stage_trap", stage_red_trap), ("chair_s", chair_s),
+         ("chair_s", chair_s_with_sets), ("chair_i", chair_i), ("chair_i", chair_i_in_a_loop),
          ("recall", recall), ("recall", recall_over_things), ("read_answer", read_answer),
          ("read_answer", read_answer_by_pattern), ("paired_interval", paired_interval),
          ("paired_interval", paired_interval_in_a_loop)]
 
 
-# ---- Typical mistakes, and a word of what the check says of each -----------------------------------------------------
+# ---- Typical mistakes, and a word of what the check says of each ----------------------------------------------------
 
 def pairs(named, truths): return list(zip(named, truths))
 def is_wrong(kinds, there): return any(kind not in there for kind in kinds)
@@ -150,7 +152,8 @@ def staged(cue, kinds_of):
 
 WRONG = [
     ("habit_strength", lambda s, c, p: sum({c, p} <= x.objects for x in s)/len(s), "not by all scenes"),
-    ("habit_strength", lambda s, c, p: sum(p in x.objects for x in s)/max(1, sum(c in x.objects for x in s)), "also hold"),
+    ("habit_strength", lambda s, c, p: sum(p in x.objects for x in s)/max(1, sum(c in x.objects for x in s)),
+     "also hold"),
     ("habit_strength", lambda s, c, p: habit_strength(s, c, p) or 0., "no scene holds the cue"),
     ("habit_strength", lambda s, c, p: habit_strength(s, p, c), "turn it round"),
     ("evidence", lambda v, x, b, p, w: probability(v, x, p, w) - probability(v, b, p, w), "logarithms first"),
@@ -160,7 +163,8 @@ WRONG = [
     ("evidence", lambda v, x, b, p, w: evidence(v, x, b, "", w), "prefix passed on"),
     ("evidence", lambda v, x, b, p, w: evidence(v, x, b, p, w)/math.log(2), "bits"),
     ("named_share", lambda n, a: np.mean([named_share([x], [y]) for x, y in pairs(n, a) if y]), "mean over pictures"),
-    ("named_share", lambda n, a: sum(k in x for x, y in pairs(n, a) for k in y)/sum(map(len, n)), "not by the objects"),
+    ("named_share", lambda n, a: sum(k in x for x, y in pairs(n, a) for k in y)/sum(map(len, n)),
+     "not by the objects"),
     ("named_share", lambda n, a: 1 - named_share(n, a), "not named"),
     ("stage_trap", with_partner, "partner, knife, must be absent"),
     ("stage_trap", with_both_cues, "Another cue"),
@@ -174,7 +178,8 @@ WRONG = [
     ("chair_i", chair_s, "share of captions"),
     ("chair_i", lambda n, t: chair_i([sorted(set(kinds)) for kinds in n], t), "do not make a set"),
     ("chair_i", lambda n, t: sum(chair_i([k], [there]) for k, there in pairs(n, t))/len(n), "mean of each caption"),
-    ("chair_i", lambda n, t: sum(k not in s for kinds, s in pairs(n, t) for k in kinds)/sum(map(len, n)), "ZeroDivision"),
+    ("chair_i", lambda n, t: sum(k not in s for kinds, s in pairs(n, t) for k in kinds)/sum(map(len, n)),
+     "ZeroDivision"),
     ("recall", lambda n, t: sum(k in s for kinds, s in pairs(n, t) for k in kinds)/sum(map(len, t)), "found once"),
     ("recall", lambda n, t: 1 - chair_i(n, t), "precision"),
     ("recall", lambda n, t: sum(recall([k], [s]) for k, s in pairs(n, t))/len(n), "mean of each picture"),
@@ -207,4 +212,5 @@ def test_each_exercise_has_two_right_and_three_wrong_answers():
     names = {name for name, _ in RIGHT}
     for name in names:
         assert sum(n == name for n, _ in RIGHT) >= 2 and sum(n == name for n, *_ in WRONG) >= 3
-    assert names == {name for name in check.exercises() if check._ATTEMPTS[name].__module__ == "povid_nb.checks_measure"}
+    assert names == {name for name in check.exercises()
+                     if check._ATTEMPTS[name].__module__ == "povid_nb.checks_measure"}

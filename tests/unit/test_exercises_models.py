@@ -1,4 +1,5 @@
-"The check of the lab about other models accepts right answers in several spellings, and names the mistake in wrong ones"
+"""The check of the lab about other models accepts right answers in several spellings, and names the mistake in
+wrong ones"""
 import math
 
 import pytest

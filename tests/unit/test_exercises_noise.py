@@ -133,7 +133,8 @@ def prompt_with(*lines):
     return fn
 
 
-RULES = ("Make a mistake that one would expect to see in such a picture, though it is not true.", "Change only what you must.",
+RULES = ("Make a mistake that one would expect to see in such a picture, though it is not true.",
+         "Change only what you must.",
          "The length stays.", "Do not hedge.", "Return JSON.")
 
 
@@ -146,7 +147,8 @@ def reply_by_pattern(text, answer):
     reply = json.loads(found[0])
     try: rewritten, edits = reply["rewritten"], reply["edits"]
     except KeyError as error: raise ValueError(f"no field {error}")
-    if not edits or not all(e["old"] in answer and e["new"] in rewritten for e in edits): raise ValueError("edits do not fit")
+    if not edits or not all(e["old"] in answer and e["new"] in rewritten for e in edits):
+        raise ValueError("edits do not fit")
     return rewritten, edits
 
 
@@ -230,7 +232,8 @@ def why_refuse_in_a_list(chosen, rejected):
 
 
 def hedge_inside_words(chosen, rejected):
-    return why_refuse(chosen, rejected) or ("hedges" if any(h in rejected.lower() and h not in chosen.lower() for h in HEDGES) else None)
+    return (why_refuse(chosen, rejected)
+            or ("hedges" if any(h in rejected.lower() and h not in chosen.lower() for h in HEDGES) else None))
 
 
 RIGHT = {
@@ -275,25 +278,29 @@ WRONG = {
         (same_ratio_with(1), "s squared"),
         (same_ratio_with(-2), "the way back"),
         (same_ratio_with(2), "expected a ValueError"),
-        (lambda k, s, ratios: int(np.argmin(np.abs(ratios - ratios[k] * s**2))) if k != 500 else same_ratio(k, s, ratios),
+        (lambda k, s, ratios: int(np.argmin(np.abs(ratios - ratios[k] * s**2))) if k != 500
+         else same_ratio(k, s, ratios),
          "expected a ValueError"),
         (lambda k, s, ratios: min(999, int(k / s)), "Expected")],
     "word_prob": [
         (lambda f, c, p: float(np.exp(f(c)[p[0]])), "the first token alone"),
         (lambda f, c, p: word_prob(f, c, p) and float(np.log(word_prob(f, c, p))), "Expected 0.6"),
-        (lambda f, c, p: float(np.log(word_prob(f, c, p))) if len(p) > 1 else word_prob(f, c, p), "take exp at the end"),
+        (lambda f, c, p: float(np.log(word_prob(f, c, p))) if len(p) > 1 else word_prob(f, c, p),
+         "take exp at the end"),
         (lambda f, c, p: word_prob(f, c, p)**(1 / len(p)), "mean over tokens"),
         (lambda f, c, p: float(np.exp(sum(f(c)[i] for i in p))), "three tokens"),
         (lambda f, c, p: float(np.exp(sum(f(p[:i])[x] for i, x in enumerate(p)))), "give it the context")],
     "mean_and_spread": [
         (mean_and_spread_with(lambda table: table.std(1)), "ddof=1"),
         (mean_and_spread_with(lambda table: table.var(1, ddof=1)), "the variance"),
-        (lambda prob, steps, seeds: mean_and_spread_by_hand(lambda k, _: prob(k, 3), steps, seeds), "with each of the seeds"),
+        (lambda prob, steps, seeds: mean_and_spread_by_hand(lambda k, _: prob(k, 3), steps, seeds),
+         "with each of the seeds"),
         (lambda prob, steps, seeds: mean_and_spread_by_hand(prob, steps, seeds)[0], "Expected means and spreads")],
     "shares_of": [
         (there_too, "counts as true"),
         (usual_first, "also counts as usual"),
-        (lambda *given: {name: value for name, value in shares_of(*given).items() if name != "rest"}, "'rest' is missing"),
+        (lambda *given: {name: value for name, value in shares_of(*given).items() if name != "rest"},
+         "'rest' is missing"),
         (lambda *given: shares_of(*given) | {"rest": 0}, "add up to 1"),
         (lambda probs, true, usual, there: shares_of(probs, true, set(), there), "the share usual")],
     "useful_steps": [
@@ -309,9 +316,11 @@ WRONG = {
         (without(3), "hedge"),
         (without(4), "list the changes"),
         (lambda cause, question, answer: prompt_with(*RULES)(cause, "?", answer), "the question is not in the prompt"),
-        (lambda cause, question, answer: prompt_with(*RULES)(cause, question, answer).replace("{", "(").replace("}", ")"),
+        (lambda cause, question, answer: prompt_with(*RULES)(cause, question, answer).replace("{", "(")
+         .replace("}", ")"),
          "the answer is not in the prompt"),
-        (lambda cause, question, answer: ("\n".join(RULES) + "{cause}{question}" + answer).format(cause=cause, question=question),
+        (lambda cause, question, answer: ("\n".join(RULES) + "{cause}{question}" + answer)
+         .format(cause=cause, question=question),
          "KeyError"),
         (lambda *parts: print(*parts), "Expected a text")],
     "read_reply": [
@@ -325,7 +334,8 @@ WRONG = {
         (swapping(lambda a, o, p: a.replace("fork", "knife")), "the cue itself was replaced"),
         (swapping(lambda a, o, p: a + " Next to it is a knife."), "the number of words has changed"),
         (swapping(lambda a, o, p: a.replace("cup", "knife", 1)), "only one of two mentions"),
-        (lambda a, o, p: "cupboard" in a and a.replace("cup", "knife") or swap_partner(a, o, p), "a word inside another word"),
+        (lambda a, o, p: "cupboard" in a and a.replace("cup", "knife") or swap_partner(a, o, p),
+         "a word inside another word"),
         (present_too, "the knife is there"),
         (lambda a, o, p: swap_partner(a, o, p) or a, "nothing else to replace")],
     "why_refuse": [

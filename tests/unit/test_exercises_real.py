@@ -11,7 +11,8 @@ def why(name, solution): return check._why_not(solution, check._ATTEMPTS[name])
 
 
 def by_transformers(width, height, most_pixels):
-    h, w = smart_resize(height, width, factor=28, min_pixels=1, max_pixels=most_pixels) if max(width, height) < 200 * min(width, height) \
+    h, w = smart_resize(height, width, factor=28, min_pixels=1, max_pixels=most_pixels) if max(width,
+        height) < 200 * min(width, height) \
         else _by_hand(height, width, most_pixels)
     return h * w // 784
 
@@ -46,12 +47,15 @@ RIGHT = {
     "lora_layers": [inside, lambda layers, lm: [n for n in layers if re.match(re.escape(lm) + r"\.", n)]],
     "lora_parameters": [lambda shapes, rank: sum(rank * (a + b) for a, b in shapes),
                         lambda shapes, rank: rank * sum(map(sum, shapes))],
-    "training_gb": [gb(), lambda n, kept, learn, bits: (n * (bits + .5 * (bits == 4)) + 16 * kept + 128 * learn) / 8e9],
+    "training_gb": [gb(),
+                    lambda n, kept, learn, bits: (n * (bits + .5 * (bits == 4)) + 16 * kept + 128 * learn) / 8e9],
     "qwen_tokens": [tokens(), by_transformers],
     "run_cost": [lambda n, e, s, p: (n * e * s / 60, n * e * s / 3600 * p),
                  lambda n, e, s, p: [n * e * s / 60, p * (n * e * s / 60) / 60]],
-    "named_though_absent": [lambda c: tuple(sum(c[f"{k}_named"]) / max(1, sum(c[k])) for k in ("partners", "bystanders")),
-                            lambda c: [sum(c[k + "_named"]) / sum(c[k]) if sum(c[k]) else 0. for k in ("partners", "bystanders")]]}
+    "named_though_absent": [lambda c: tuple(sum(c[f"{k}_named"]) / max(1, sum(c[k]))
+                                            for k in ("partners", "bystanders")),
+                            lambda c: [sum(c[k + "_named"]) / sum(c[k]) if sum(c[k]) else 0.
+                                       for k in ("partners", "bystanders")]]}
 
 def shares(of, kinds=("partners", "bystanders")): return lambda c: tuple(of(c[f"{k}_named"], c[k]) for k in kinds)
 def safe(a, b): return sum(a) / max(1, sum(b))
@@ -69,7 +73,8 @@ WRONG = [
     ("training_gb", gb(frozen=lambda bits: bits), "half a bit more"),
     ("training_gb", gb(whole=lambda bits: 4.5 if bits == 4 else 16), "kept whole stay in 16 bits"),
     ("training_gb", gb(adapter=4), "16 bits"),
-    ("training_gb", lambda n, kept, learn, bits: gb(adapter=16 if bits == 16 else 2)(n, kept, learn, bits), "two moments"),
+    ("training_gb", lambda n, kept, learn, bits: gb(adapter=16 if bits == 16 else 2)(n, kept, learn, bits),
+     "two moments"),
     ("qwen_tokens", tokens(merge=4), "merged into one token"),
     ("qwen_tokens", tokens(whole=math.floor), "nearest multiple"),
     ("qwen_tokens", tokens(most=False), "not heeded"),
@@ -79,8 +84,10 @@ WRONG = [
     ("run_cost", lambda n, e, s, p: (n * s / 60, n * s / 3600 * p), "multiply by epochs"),
     ("run_cost", lambda n, e, s, p: (n * e * s / 60, n * e * s / 60 * p), "for an hour"),
     ("named_though_absent", shares(safe, ("bystanders", "partners")), "partners come first"),
-    ("named_though_absent", shares(lambda a, b: sum(x / max(1, y) for x, y in zip(a, b)) / len(a)), "mean over descriptions"),
-    ("named_though_absent", shares(lambda a, b: sum(x / y for x, y in zip(a, b) if y) / (sum(y > 0 for y in b) or 1)), "mean over descriptions"),
+    ("named_though_absent", shares(lambda a, b: sum(x / max(1, y) for x, y in zip(a, b)) / len(a)),
+     "mean over descriptions"),
+    ("named_though_absent", shares(lambda a, b: sum(x / y for x, y in zip(a, b) if y) / (sum(y > 0 for y in b) or 1)),
+     "mean over descriptions"),
     ("named_though_absent", shares(lambda a, b: sum(x / y for x, y in zip(a, b)) / len(a)), "sum first, then divide"),
     ("named_though_absent", shares(lambda a, b: sum(a) / len(a)), "not by the descriptions"),
     ("named_though_absent", shares(lambda a, b: sum(a)), "this is a count"),
@@ -102,7 +109,7 @@ def test_each_exercise_has_three_wrong_answers_and_two_right_ones():
         assert len(right) >= 2 and sum(wrong[0] == name for wrong in WRONG) >= 3
 
 
-# ---- Stand-ins -------------------------------------------------------------------------------------------------------
+# ---- Stand-ins ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("kind, model", [("smolvlm", "Idefics3"), ("qwen", "Qwen2_5_VL"), ("llava", "Llava")])
 def test_a_stand_in_has_the_real_class_and_is_the_same_for_a_seed(kind, model):
@@ -130,4 +137,5 @@ def test_a_chosen_model_comes_before_a_stand_in(monkeypatch):
 def test_the_library_puts_adapters_where_the_exercise_does(kind):
     vlm = standin._stand_in(kind)
     linear = [n for n, m in vlm.base.named_modules() if type(m).__name__ == "Linear"]
-    assert [n for n in linear if re.fullmatch(stages.adapter_targets(vlm), n)] == inside(linear, vlm.paths()["language_model"])
+    assert [n for n in linear if re.fullmatch(stages.adapter_targets(vlm), n)] == inside(linear,
+        vlm.paths()["language_model"])

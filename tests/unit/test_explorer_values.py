@@ -34,11 +34,13 @@ def test_explorer_roles(explorer):
     explorer.choose(answer="A grey fork is on the left. Next to it is a white plate.", position=13)
     explorer.images[0]["answer"] = explorer.answer
     assert explorer._prefix().endswith("a white")
-    assert explorer._roles(["plate", "knife", "fork", "dog", "cat", "six"]) == ["true", "usual", "there", "other", "other", "rest"]
+    assert explorer._roles(["plate", "knife", "fork", "dog", "cat", "six"]) == ["true", "usual", "there", "other",
+        "other", "rest"]
 
 def test_explorer_choices(explorer):
     keys = {explorer._key()}
-    for values in (dict(space="processed"), dict(space="pixels", overflow="wrap"), dict(overflow="none"), dict(seed=2), dict(image=1), dict(position=1)):
+    for values in (dict(space="processed"), dict(space="pixels", overflow="wrap"), dict(overflow="none"), dict(seed=2),
+                   dict(image=1), dict(position=1)):
         explorer.choose(**values); keys.add(explorer._key())
         assert explorer._key() in explorer.sweeps and explorer.message == ""
     assert len(keys) == 7 and explorer.answer == explorer.images[1]["answer"]

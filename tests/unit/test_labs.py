@@ -11,7 +11,8 @@ UNSAVED = "With `rates = "                     # begins the one sentence about a
 
 
 def cells(name):
-    return [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads((LABS/f"{name}.ipynb").read_text())["cells"]]
+    return [(cell["cell_type"], "".join(cell["source"]))
+            for cell in json.loads((LABS/f"{name}.ipynb").read_text())["cells"]]
 
 
 def numbers(value, name=""):
@@ -30,14 +31,17 @@ def found_in(text):
 def test_what_was_found_is_in_the_saved_result(name):
     saved = trials.Lab(name).saved()
     known = numbers({part: saved[part] for part in ("means", "differences", "each")})
-    text = next(source for kind, source in cells(name) if kind == "markdown" and source.startswith("## What was found"))
+    text = next(source for kind, source in cells(name) if kind == "markdown"
+                and source.startswith("## What was found"))
     assert len(found_in(text)) > 10
     assert [number for number in found_in(text) if number not in known] == [], name
 
 
 def test_a_wrong_number_would_be_noticed():
     assert found_in("38.0 and 2.7 points, 0.004, k = 500") == ["38.0", "2.7"]
-    assert "38.0" in numbers({"chair_s": [.38, .3, .4]}) and "39.2" in numbers({"words": [39.24]}) and "1.0" not in numbers({"n": 3})
+    assert "38.0" in numbers({"chair_s": [.38, .3, .4]})
+    assert "39.2" in numbers({"words": [39.24]})
+    assert "1.0" not in numbers({"n": 3})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,11 +57,13 @@ def test_full_size_is_asked_for_by_the_environment(monkeypatch, tmp_path):
     monkeypatch.setattr(trials.measure, "RESULTS", tmp_path)
     lab = trials.Lab("mine")
     with pytest.raises(FileNotFoundError, match="make it with: povid lab mine --full"): lab.saved()
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(trials.__file__).parent, capture_output=True, text=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(trials.__file__).parent, capture_output=True,
+                          text=True)
     assert lab.pick(1, 2) == 1 and lab.save({"means": 3})["means"] == 3
     assert trials.Lab("mine").saved() == {"means": 3, "commit": head.stdout.strip() or None}
     monkeypatch.delenv("POVID_FULL")
-    assert trials.Lab("mine").pick(1, 2) == 2 and trials.Lab("mine").save({"means": 4})["means"] == 3         # small: nothing is saved
+    # small: nothing is saved
+    assert trials.Lab("mine").pick(1, 2) == 2 and trials.Lab("mine").save({"means": 4})["means"] == 3
 
 
 def test_run_executes_the_cells_at_full_size(tmp_path, monkeypatch):
@@ -65,7 +71,8 @@ def test_run_executes_the_cells_at_full_size(tmp_path, monkeypatch):
     code = "from povid_nb import trials\nlab = trials.Lab('mine')\nlab.save({'size': lab.pick('full', 'small')})"
     sources = [code, "%matplotlib inline", "#| exercise\nraise ValueError"]
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [
-        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "execution_count": None, "source": source} for i, source in enumerate(sources)]}
+        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "execution_count": None, "source": source}
+        for i, source in enumerate(sources)]}
     (tmp_path/"mine.ipynb").write_text(json.dumps(notebook))
     trials.Lab("mine", tmp_path).run()
     assert trials.Lab("mine").saved()["size"] == "full" and not trials.Lab("mine").full

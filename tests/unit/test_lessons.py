@@ -9,7 +9,8 @@ OWED = {"05_prompts.ipynb": {"median"}, "03_noise.ipynb": {"seen"}}     # may on
 
 
 def faults(lesson):
-    limits = {"cells": lesson.cells <= 40, "median": lesson.median <= 5, "longest": lesson.longest <= 15, "seen": lesson.seen >= .6}
+    limits = {"cells": lesson.cells <= 40, "median": lesson.median <= 5, "longest": lesson.longest <= 15,
+              "seen": lesson.seen >= .6}
     return {name for name, kept in limits.items() if not kept}
 
 
@@ -30,8 +31,10 @@ def test_there_are_twelve_lessons_and_45_exercises_with_checks():
 
 
 def test_every_check_belongs_to_an_exercise():
-    cells = [json.loads((links.ROOT/"nbs"/path).read_text(encoding="utf-8"))["cells"] for path in [*FOUND, *links.labs()]]
-    used = {name for cell in sum(cells, []) for name in re.findall(r"^assert check\.(\w+)\(", links.source(cell), re.MULTILINE)}
+    cells = [json.loads((links.ROOT/"nbs"/path).read_text(encoding="utf-8"))["cells"]
+             for path in [*FOUND, *links.labs()]]
+    used = {name for cell in sum(cells, [])
+            for name in re.findall(r"^assert check\.(\w+)\(", links.source(cell), re.MULTILINE)}
     assert used == set(check.exercises())
 
 
@@ -46,5 +49,8 @@ def test_the_study_questions_lead_to_headings():
     assert len(rows) == len(re.findall(r"^\| (?!question|---)", table, re.MULTILINE)) >= 18
     for question, page, headings in rows:
         nb = json.loads((links.ROOT/"nbs"/page).read_text(encoding="utf-8"))
-        there = re.findall(r"^## (.+)", "\n".join(links.source(cell) for cell in nb["cells"] if cell["cell_type"] == "markdown"), re.MULTILINE)
-        for heading in re.split(r", and (?=\d)", headings): assert heading in there, f"{question}: {page} has no heading {heading!r}"
+        there = re.findall(r"^## (.+)",
+                           "\n".join(links.source(cell) for cell in nb["cells"] if cell["cell_type"] == "markdown"),
+                           re.MULTILINE)
+        for heading in re.split(r", and (?=\d)", headings):
+            assert heading in there, f"{question}: {page} has no heading {heading!r}"

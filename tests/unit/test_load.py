@@ -18,9 +18,10 @@ def no_settings(monkeypatch):
 def folder(tmp_path_factory): return tiny.save("llava", tmp_path_factory.mktemp("models")/"llava")
 
 
-# ---- Where it runs ---------------------------------------------------------------------------------------------------
+# ---- Where it runs --------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
+@pytest.mark.parametrize("capability, dtype",
+                         [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
 def test_a_card_gets_bfloat16_only_if_it_computes_it(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert load.pick_dtype(torch.device("cuda")) == dtype
@@ -43,19 +44,23 @@ def test_an_unknown_dtype():
 
 
 def test_four_bits_need_an_nvidia_card(folder, monkeypatch):
-    with pytest.raises(ValueError, match="quantize='4bit' needs an NVIDIA GPU and this runs on cpu: leave it out"): VLM.load(folder, device="cpu", quantize="4bit")
+    with pytest.raises(ValueError, match="quantize='4bit' needs an NVIDIA GPU and this runs on cpu: leave it out"):
+        VLM.load(folder, device="cpu", quantize="4bit")
     with pytest.raises(ValueError, match="quantize='8bit' is not known; use '4bit'"): VLM.load(folder, quantize="8bit")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install bitsandbytes"): load._four_bits("4bit", torch.device("cuda"), torch.float16)
+    with pytest.raises(ImportError, match="pip install bitsandbytes"):
+        load._four_bits("4bit", torch.device("cuda"), torch.float16)
 
 
-# ---- Models that cannot be loaded ------------------------------------------------------------------------------------
+# ---- Models that cannot be loaded -----------------------------------------------------------------------------------
 
 def one_line(error): return "\n" not in str(error.value)
 
 
 def test_a_name_without_network():
-    with pytest.raises(OSError, match="cannot load the configuration of 'someone/some-vlm': it is neither a folder here nor in the local cache, and the hub cannot be reached") as error:
+    with pytest.raises(OSError,
+                       match="cannot load the configuration of 'someone/some-vlm': it is neither a folder here nor "
+                             "in the local cache, and the hub cannot be reached") as error:
         VLM.load("someone/some-vlm")
     assert one_line(error)
 
@@ -65,7 +70,8 @@ def test_folders_that_are_not_models(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such model folder: a/b/c"): VLM.load("a/b/c")
     with pytest.raises(FileNotFoundError, match="holds no model: config.json is missing"): VLM.load(tmp_path)
     (tmp_path/"config.json").write_text("{broken")
-    with pytest.raises(OSError, match="cannot load the configuration of .* not a valid JSON file") as error: VLM.load(tmp_path)
+    with pytest.raises(OSError, match="cannot load the configuration of .* not a valid JSON file") as error:
+        VLM.load(tmp_path)
     assert one_line(error)
     (tmp_path/"config.json").write_text('{"model_type": "telepathy"}')
     with pytest.raises(ValueError, match="cannot load the configuration .*`telepathy`") as error: VLM.load(tmp_path)
@@ -75,7 +81,8 @@ def test_folders_that_are_not_models(tmp_path):
 def test_a_model_without_its_processor(tmp_path):
     model, processor = tiny.build("llava")
     model.save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match="has a model but no processor .*processor.save_pretrained"): VLM.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="has a model but no processor .*processor.save_pretrained"):
+        VLM.load(tmp_path)
     processor.tokenizer.save_pretrained(tmp_path)   # a tokenizer is not enough
     with pytest.raises(FileNotFoundError, match="has a model but no processor"): VLM.load(tmp_path)
 
@@ -83,7 +90,9 @@ def test_a_model_without_its_processor(tmp_path):
 def test_a_text_only_model(tmp_path):
     from transformers import LlamaConfig
     LlamaConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a llama model, which takes no pictures with its text; choose a vision-language model") as error: VLM.load(tmp_path)
+    said = "is a llama model, which takes no pictures with its text; choose a vision-language model"
+    with pytest.raises(ValueError, match=said) as error:
+        VLM.load(tmp_path)
     assert one_line(error)
 
 
@@ -93,7 +102,9 @@ def test_a_processor_that_needs_torchvision(tmp_path, monkeypatch):
     for part in (model, processor.tokenizer, processor.image_processor): part.save_pretrained(tmp_path)
     config = json.loads((tmp_path/"preprocessor_config.json").read_text())
     (tmp_path/"preprocessor_config.json").write_text(json.dumps(config | {"processor_class": "Qwen2VLProcessor"}))
-    with pytest.raises(ImportError, match="needs torchvision, which is not installed: pip install torchvision") as error: VLM.load(tmp_path)
+    with pytest.raises(ImportError,
+                       match="needs torchvision, which is not installed: pip install torchvision") as error:
+        VLM.load(tmp_path)
     assert one_line(error)
 
 
@@ -103,12 +114,14 @@ def test_weights_that_are_not_all_there(tmp_path):
     weights = load_file(tmp_path/"model.safetensors")
     gone = next(key for key in weights if "projector" in key)
     save_file({key: w for key, w in weights.items() if key != gone}, tmp_path/"model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="lack 1 tensors, among them .*projector.*: the file is incomplete"): VLM.load(tmp_path)
+    with pytest.raises(ValueError, match="lack 1 tensors, among them .*projector.*: the file is incomplete"):
+        VLM.load(tmp_path)
 
 
 def test_the_built_in_model_by_either_name(monkeypatch, tmp_path):
     monkeypatch.setattr(load, "_built_in", lambda: tmp_path/"tiny")
-    with pytest.raises(FileNotFoundError, match="the built-in model is not in .*tiny; make it with `povid pretrain`"): VLM.load()
+    with pytest.raises(FileNotFoundError, match="the built-in model is not in .*tiny; make it with `povid pretrain`"):
+        VLM.load()
     tiny.save("llava", tmp_path/"tiny")
     assert VLM.load().name == VLM.load("tiny").name == "tiny"
 
@@ -126,7 +139,9 @@ def test_the_environment_gives_a_dtype_where_none_is_given(monkeypatch, folder):
     assert VLM.load(folder, device="cpu").dtype == VLM.load("tiny").dtype == torch.bfloat16
     assert VLM.load(folder, dtype="float32").dtype == torch.float32
     monkeypatch.setenv("POVID_DTYPE", "int4")
-    with pytest.raises(ValueError, match="unknown dtype 'int4' in POVID_DTYPE; use 'float32', 'bfloat16' or 'float16'"): VLM.load()
+    with pytest.raises(ValueError,
+                       match="unknown dtype 'int4' in POVID_DTYPE; use 'float32', 'bfloat16' or 'float16'"):
+        VLM.load()
 
 
 def test_the_built_in_model_takes_32_bits_on_any_device(monkeypatch, folder):
@@ -150,7 +165,7 @@ def test_the_built_in_model_takes_32_bits_on_any_device(monkeypatch, folder):
 
 
 
-# ---- What the libraries below say ------------------------------------------------------------------------------------
+# ---- What the libraries below say -----------------------------------------------------------------------------------
 
 def reader(error):
     def from_pretrained(source, **options): raise error
@@ -158,17 +173,21 @@ def reader(error):
 
 
 def test_a_gated_model():
-    error = OSError("You are trying to access a gated repo.\nMake sure to have access to it at https://huggingface.co/google/x.\n401 Client Error.")
-    with pytest.raises(OSError, match="cannot load the weights of 'google/x': its owner asks for a licence first: accept it .* `hf auth login`") as caught:
+    error = OSError("You are trying to access a gated repo.\nMake sure to have access to it at "
+                    "https://huggingface.co/google/x.\n401 Client Error.")
+    with pytest.raises(OSError,
+                       match="cannot load the weights of 'google/x': its owner asks for a licence first: accept it "
+                             ".* `hf auth login`") as caught:
         load._read(reader(error), "google/x", "weights")
     assert one_line(caught)
 
 
 def test_other_missing_packages_are_named_as_they_are():
-    with pytest.raises(ImportError, match="No module named 'num2words'"): load._read(reader(ImportError("No module named 'num2words'")), "a/b", "processor")
+    with pytest.raises(ImportError, match="No module named 'num2words'"):
+        load._read(reader(ImportError("No module named 'num2words'")), "a/b", "processor")
 
 
-# ---- Code in a model's folder ----------------------------------------------------------------------------------------
+# ---- Code in a model's folder ---------------------------------------------------------------------------------------
 
 def with_code(folder, ran, file, change):
     "A model's folder whose settings point at a Python file that leaves a trace when it runs"
@@ -180,7 +199,9 @@ def with_code(folder, ran, file, change):
 
 
 @pytest.mark.parametrize("file, change", [
-    ("config.json", {"model_type": "theirs", "auto_map": {"AutoConfig": "their_code.C", "AutoModelForImageTextToText": "their_code.M"}}),
+    ("config.json",
+     {"model_type": "theirs",
+      "auto_map": {"AutoConfig": "their_code.C", "AutoModelForImageTextToText": "their_code.M"}}),
     ("processor_config.json", {"processor_class": "TheirProcessor", "auto_map": {"AutoProcessor": "their_code.P"}}),
     ("config.json", {"auto_map": {"AutoConfig": "their_code.C", "AutoModelForImageTextToText": "their_code.M"}})])
 @pytest.mark.parametrize("typed", ["y\n", ""])
@@ -191,7 +212,8 @@ def test_code_in_a_models_folder_never_runs(tmp_path, monkeypatch, capsys, file,
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
     try: VLM.load(folder)
     except (OSError, ValueError) as error:
-        assert "it needs Python code from its own folder, which is never run here" in str(error) and "\n" not in str(error)
+        assert "it needs Python code from its own folder, which is never run here" in str(error)
+        assert "\n" not in str(error)
     assert not (tmp_path/"ran").exists() and "[y/N]" not in "".join(capsys.readouterr())
 
 
@@ -203,18 +225,22 @@ def test_weights_that_are_no_weights(tmp_path):
 
 
 @pytest.mark.parametrize("kind, said", [
-    (OSError, "Could not load it. Idefics3ImageProcessor requires the Torchvision library but it was not found."), (ImportError, "No torchvision"),
-    (ValueError, "Unrecognized image processor in a/b. Should have a `image_processor_type` key in its preprocessor_config.json")])
+    (OSError, "Could not load it. Idefics3ImageProcessor requires the Torchvision library but it was not found."),
+    (ImportError, "No torchvision"),
+    (ValueError,
+     "Unrecognized image processor in a/b. Should have a `image_processor_type` key in its preprocessor_config.json")])
 def test_a_processor_that_names_torchvision_among_other_things(monkeypatch, kind, said):
     "Some versions of transformers bury it in the second sentence, and older ones do not name it"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="the processor of 'a/b' needs torchvision, which is not installed: pip install torchvision"):
+    with pytest.raises(ImportError,
+                       match="the processor of 'a/b' needs torchvision, which is not installed: pip install "
+                             "torchvision"):
         load._read(reader(kind(said)), "a/b", "processor")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(kind): load._read(reader(kind(said)), "a/b", "processor")
 
 
-# ---- A square picture ------------------------------------------------------------------------------------------------
+# ---- A square picture -----------------------------------------------------------------------------------------------
 
 def test_pictures_are_padded_to_a_square_where_they_would_be_cut(folder):
     import numpy as np
@@ -233,4 +259,5 @@ def test_pictures_are_padded_to_a_square_where_they_would_be_cut(folder):
 
 
 def test_a_processor_that_does_not_cut_has_nothing_to_pad(tmp_path):
-    with pytest.raises(ValueError, match="square=True is for a processor that cuts pictures"): VLM.load(tiny.save("idefics3", tmp_path), "cpu", square=True)
+    with pytest.raises(ValueError, match="square=True is for a processor that cuts pictures"):
+        VLM.load(tiny.save("idefics3", tmp_path), "cpu", square=True)

@@ -44,7 +44,8 @@ def test_dpo_forms(rows, form, beta, smooth):
 @given(pairs, st.floats(.01, 1), st.floats(0, 1), st.floats(0, 1))
 def test_paper_form(rows, alpha, beta1, beta2):
     came = loss.povid_loss(*both(rows), "paper", alpha=alpha, beta1=beta1, beta2=beta2).losses
-    assert came.tolist() == pytest.approx([by_hand(row, "paper", alpha=alpha, beta1=beta1, beta2=beta2) for row in rows], rel=1e-9, abs=1e-9)
+    assert came.tolist() == pytest.approx([by_hand(row, "paper", alpha=alpha, beta1=beta1, beta2=beta2)
+                                           for row in rows], rel=1e-9, abs=1e-9)
 
 
 @fast
@@ -78,10 +79,12 @@ def test_the_push_is_up_for_the_right_answer_and_down_for_both_lies(rows):
 
 
 def test_rewards_have_the_weights_of_their_form_and_no_gradient():
-    policy, reference = Logps(*torch.tensor([[-9.], [-10.], [-11.]], requires_grad=True)), Logps(*torch.tensor([[-10.], [-9.], [-12.]]))
+    policy, reference = Logps(*torch.tensor([[-9.], [-10.], [-11.]],
+                                            requires_grad=True)), Logps(*torch.tensor([[-10.], [-9.], [-12.]]))
     for form, expected in (("released", (.1, -.1, .1)), ("paper", (.1, -.05, .05))):
         out = loss.povid_loss(policy, reference, form)
-        assert [r.item() for r in out.rewards[:3]] == pytest.approx(expected) and not any(r.requires_grad for r in out.rewards[:3])
+        assert [r.item() for r in out.rewards[:3]] == pytest.approx(expected)
+        assert not any(r.requires_grad for r in out.rewards[:3])
     assert dpo.dpo_loss(policy, reference).rewards.noise.item() == 0
 
 
@@ -112,8 +115,10 @@ def test_masked_positions_may_hold_anything():
 def test_which_positions_of_noise_count():
     mask = torch.tensor([[True, True, True, False]])
     noise, chosen, clean = (torch.tensor([ids]) for ids in ([1, 2, 3, 9], [1, 5, 6, 7], [1, 2, 6, 8]))
-    found = {rule: loss.noise_mask(rule, mask, noise, chosen, clean)[0].tolist() for rule in ("all", "differ", "moved")}
-    assert found == {"all": [True, True, True, False], "differ": [False, True, True, False], "moved": [False, False, True, False]}
+    found = {rule: loss.noise_mask(rule, mask, noise, chosen, clean)[0].tolist()
+             for rule in ("all", "differ", "moved")}
+    assert found == {"all": [True, True, True, False], "differ": [False, True, True, False],
+                     "moved": [False, False, True, False]}
 
 
 def test_where_nothing_counts_the_noise_term_is_log_two_and_pushes_nothing():
@@ -138,7 +143,8 @@ def test_unchanged_tokens_are_a_common_subsequence(one, other):
 def test_ddpo_is_a_weighted_mean(tokens, gamma):
     logps, changed = zip(*tokens)
     weights = [gamma if c else 1 for c in changed]
-    came = neighbours.ddpo_logps(torch.tensor([logps]).double(), torch.ones(1, len(tokens), dtype=torch.bool), torch.tensor([changed]), gamma)
+    came = neighbours.ddpo_logps(torch.tensor([logps]).double(), torch.ones(1, len(tokens), dtype=torch.bool),
+                                 torch.tensor([changed]), gamma)
     assert came.item() == pytest.approx(sum(w * l for w, l in zip(weights, logps)) / sum(weights), abs=1e-6)
 
 
@@ -147,7 +153,8 @@ def test_tpo_against_its_formula():
     s = 1 / (1 + math.exp(-2))
     every = torch.ones(1, 2, dtype=torch.bool)
     assert neighbours.tpo_logps(logps, every, clean, noisy).item() == pytest.approx(-3 + math.log(.5 + s))
-    assert neighbours.tpo_logps(logps, every, clean, noisy, chosen=False).item() == pytest.approx(-3 + math.log(1.5 - s))
+    assert neighbours.tpo_logps(logps, every, clean, noisy,
+                                chosen=False).item() == pytest.approx(-3 + math.log(1.5 - s))
 
 
 @pytest.mark.parametrize("call, words", [

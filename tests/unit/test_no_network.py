@@ -4,7 +4,8 @@ import pytest
 
 
 def test_another_machine_is_refused_by_name_and_by_address():
-    with pytest.raises(OSError, match="tried to reach 'huggingface.co'"): socket.create_connection(("huggingface.co", 443))
+    with pytest.raises(OSError, match="tried to reach 'huggingface.co'"):
+        socket.create_connection(("huggingface.co", 443))
     with pytest.raises(OSError, match="tried to reach '192.0.2.1'"): socket.socket().connect(("192.0.2.1", 80))
 
 

@@ -11,7 +11,8 @@ CONSTANTS = {100: (.9983, .0584), 200: (.9939, .1105), 300: (.9810, .1941), 400:
 # likeness of a smooth image after 2x2 pooling: no overflow rule, clamp, wrap
 LIKENESS = {300: (.856, .857, .666), 400: (.687, .680, .178), 500: (.492, .471, .009)}
 
-def picture(size=(40, 30), seed=0): return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
+def picture(size=(40, 30), seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
 def smooth():
     ramp = np.add.outer(np.linspace(.1, .9, 224), np.linspace(.1, .9, 224)) / 2
     return Image.fromarray(np.uint8(np.rint(255 * np.stack([ramp] * 3, -1))))
@@ -37,7 +38,8 @@ def test_ratio_falls(name):
 @pytest.mark.parametrize("k", LIKENESS)
 def test_published_likeness(k):
     image = smooth()
-    here = [noise_pixels.likeness(image, noise.add_noise(image, k, "smooth", overflow=o)) for o in ("none", "clamp", "wrap")]
+    here = [noise_pixels.likeness(image, noise.add_noise(image, k, "smooth", overflow=o))
+            for o in ("none", "clamp", "wrap")]
     assert np.allclose(here, LIKENESS[k], atol=.02), here
 
 @pytest.mark.parametrize("value", [.1, .25, .45, .75, .9])
@@ -54,10 +56,12 @@ def test_wrap_is_what_torch_does_on_x86():
 
 def test_eight_bits_survive():
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    for overflow in ("wrap", "clamp"): assert (noise_pixels._eight_bits(levels / np.float32(255), overflow) == levels).all()
+    for overflow in ("wrap", "clamp"):
+        assert (noise_pixels._eight_bits(levels / np.float32(255), overflow) == levels).all()
 
 @settings(max_examples=40, deadline=None)
-@given(k=st.integers(0, 999), seed=st.integers(0, 2**40), name=st.text(max_size=8), h=st.integers(1, 9), w=st.integers(1, 9))
+@given(k=st.integers(0, 999), seed=st.integers(0, 2**40), name=st.text(max_size=8), h=st.integers(1, 9),
+       w=st.integers(1, 9))
 def test_formula(k, seed, name, h, w):
     x = torch.rand(3, h, w)
     kept = np.cumprod(1 - noise.sigmoid_betas())[k]
@@ -67,7 +71,8 @@ def test_formula(k, seed, name, h, w):
 @settings(max_examples=30, deadline=None)
 @given(order=st.permutations(range(5)), cut=st.integers(1, 4))
 def test_batches_do_not_matter(order, cut):
-    x, ids, steps = torch.arange(5.)[:, None, None, None].expand(5, 3, 6, 7), [f"im{i}" for i in range(5)], [0, 10, 500, 500, 999]
+    x, ids, steps = torch.arange(5.)[:, None, None, None].expand(5, 3, 6, 7), [f"im{i}" for i in range(5)], [0, 10,
+        500, 500, 999]
     whole = noise.add_noise(x, steps, ids, seed=3)
     for part in (order[:cut], order[cut:]):
         some = noise.add_noise(x[list(part)], [steps[i] for i in part], [ids[i] for i in part], seed=3)
@@ -75,7 +80,8 @@ def test_batches_do_not_matter(order, cut):
 
 def test_processes_do_not_matter():
     code = "from povid_nb import noise; print(noise.draw((4,), 'a', 500, 7).tolist(), noise.noise_seed('a', 500, 7))"
-    runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": h, "PYTHONPATH": ":".join(sys.path)}).stdout for h in ("1", "2")}
+    runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           env={"PYTHONHASHSEED": h, "PYTHONPATH": ":".join(sys.path)}).stdout for h in ("1", "2")}
     assert runs == {f"{noise.draw((4,), 'a', 500, 7).tolist()} {noise.noise_seed('a', 500, 7)}\n"}
 
 def test_seed_depends_on_all_three():
@@ -138,14 +144,17 @@ def test_same_snr_by_measurement():
 def test_through_a_linear_processor(low, high, tiles):
     rng = np.random.default_rng(1)
     floats = [rng.uniform(low * r, 1 + (high - 1) * r, (20, 24, 3)).astype(np.float32) for r in (1, .5)]
-    def process(images):    # shrink by averaging, pad with a colour of its own, normalise; some processors make several rows of a picture
+    # shrink by averaging, pad with a colour of its own, normalise; some processors make several rows of a picture
+    def process(images):
         small = torch.stack([torch.from_numpy(np.asarray(i.reduce(2), dtype=np.float32) / 255) for i in images])
         return (torch.nn.functional.pad(small, (0, 0, 3, 3), value=.3).repeat_interleave(tiles, 0) - .45) / .27
     out = noise_pixels._through(process, floats)
     assert len(out) == 2 * tiles
     for x, rows in zip(floats, out.unflatten(0, (2, tiles))):
         small = np.pad(x.reshape(10, 2, 12, 2, 3).mean((1, 3)), ((0, 0), (3, 3), (0, 0)), constant_values=.3)
-        for row in rows: assert np.abs(row.numpy() - (small - .45) / .27).max() < 1.2 * (x.max() - min(0, x.min())) / 255 / .27 + 1e-3
+        for row in rows:
+            assert (np.abs(row.numpy() - (small - .45) / .27).max() < 1.2 * (x.max() - min(0, x.min())) / 255 / .27
+                    + 1e-3)
 
 @pytest.mark.parametrize("bad", [-1, 1000, 3.5, "500", None, float("nan")])
 def test_bad_step(bad):
@@ -168,7 +177,8 @@ def test_messages(call, message):
 @pytest.mark.cuda
 def test_gpu_draws_the_same():
     x = torch.rand(2, 3, 16, 16)
-    assert torch.allclose(noise.add_noise(x.cuda(), 500, ["a", "b"]).cpu(), noise.add_noise(x, 500, ["a", "b"]), atol=1e-6)
+    assert torch.allclose(noise.add_noise(x.cuda(), 500, ["a", "b"]).cpu(), noise.add_noise(x, 500, ["a", "b"]),
+                          atol=1e-6)
 
 @pytest.mark.parametrize("schedule", ["sigmoid", "linear"])
 def test_use_on_another_device_changes_nothing(schedule):

@@ -1,4 +1,5 @@
-"Every notebook, read as a reader's machine will read it. The checks are functions, tried first on notebooks that are wrong."
+"""Every notebook, read as a reader's machine will read it. The checks are functions, tried first on notebooks that
+are wrong."""
 import ast, json, re
 from pathlib import Path
 import pytest
@@ -34,7 +35,7 @@ def is_lesson(path):
     return path not in {f"{name}.ipynb" for name in ("index", "howto", "glossary", "reference", "changelog", "404")}
 
 
-# ---- The checks: each yields what is wrong ---------------------------------------------------------------------------
+# ---- The checks: each yields what is wrong --------------------------------------------------------------------------
 
 def parses(nb, path):
     for cell in code(nb):
@@ -46,7 +47,8 @@ def parses(nb, path):
 def has_a_head(nb, path):
     "nbdev makes the page's title of the first cell, and drops what else is in it"
     first = links.source(nb["cells"][0])
-    if not re.fullmatch(r"# .+\n\n?> .+\n?", first): yield f"the first cell should be '# Title' and '> subtitle' and no more, it is {first[:200]!r}"
+    if not re.fullmatch(r"# .+\n\n?> .+\n?", first):
+        yield f"the first cell should be '# Title' and '> subtitle' and no more, it is {first[:200]!r}"
 
 
 def has_its_badge(nb, path):
@@ -60,7 +62,8 @@ def has_the_setup_cell(nb, path):
     cells = [links.source(cell) for cell in code(nb)]
     setups = [index for index, cell in enumerate(code(nb)) if links.is_setup(cell)]
     if len(setups) != 1: yield f"there should be one set-up cell, there are {len(setups)}"; return
-    if cells[setups[0]] != links.setup_cell(CFG): yield "the set-up cell differs from the one in tools/links.py (`make links` writes it)"
+    if cells[setups[0]] != links.setup_cell(CFG):
+        yield "the set-up cell differs from the one in tools/links.py (`make links` writes it)"
     if any("povid_nb" in cell for cell in cells[:setups[0]]): yield "povid_nb is used before the set-up cell"
 
 
@@ -95,7 +98,8 @@ def drawings_have_words(nb, path):
         data = output.get("data", {})
         drawn = VIEW in data or re.search(r"<(script|svg|canvas)\b", text(data.get("text/html", "")))
         hidden = re.search(r"^#\| *output: *false", links.source(cell), re.M)
-        if drawn and not hidden and not is_alt(cell): yield f"a widget without '#| fig-alt:' in the cell {links.source(cell)[:80]!r}"
+        if drawn and not hidden and not is_alt(cell):
+            yield f"a widget without '#| fig-alt:' in the cell {links.source(cell)[:80]!r}"
 
 
 def what_is_described_is_there(nb, path):
@@ -103,7 +107,8 @@ def what_is_described_is_there(nb, path):
     there = False
     for cell in nb["cells"]:
         if cell["cell_type"] == "code": there = there or bool(cell["outputs"])
-        for part in re.findall(r"^#+ .+|What you should see", links.source(cell), re.M) if cell["cell_type"] == "markdown" else []:
+        for part in re.findall(r"^#+ .+|What you should see", links.source(cell),
+                               re.M) if cell["cell_type"] == "markdown" else []:
             if not part.startswith("#") and not there: yield f"no output above {links.source(cell)[:80]!r}"
             there = False
 
@@ -117,12 +122,14 @@ def text_comes_in_one_piece(nb, path):
     "A page frames each piece, and an empty frame says nothing"
     for cell in code(nb):
         names = [output.get("name") for output in cell["outputs"]]
-        if any(one and one == other for one, other in zip(names, names[1:])): yield f"text in pieces below the cell {links.source(cell)[:80]!r}: save its outputs again"
+        if any(one and one == other for one, other in zip(names, names[1:])):
+            yield f"text in pieces below the cell {links.source(cell)[:80]!r}: save its outputs again"
 
 
 def widgets_have_state(nb, path):
     saved = nb["metadata"].get("widgets", {})
-    if saved and "state" not in saved.get(WIDGETS, {}): yield "widget metadata without `state`; GitHub cannot show this notebook"
+    if saved and "state" not in saved.get(WIDGETS, {}):
+        yield "widget metadata without `state`; GitHub cannot show this notebook"
     models = saved.get(WIDGETS, {}).get("state", {})
     for _, output in outputs(nb):
         view = output.get("data", {}).get(VIEW)
@@ -135,7 +142,8 @@ def solutions_are_folded(nb, path):
         if "#@title Solution" not in links.source(cell): continue
         data = cell.get("metadata", {})
         folded = data.get("cellView") == "form" and data.get("jupyter", {}).get("source_hidden")
-        if not (folded and "#| code-fold: true" in links.source(cell)): yield f"an open solution: {links.source(cell)[-60:]!r}"
+        if not (folded and "#| code-fold: true" in links.source(cell)):
+            yield f"an open solution: {links.source(cell)[-60:]!r}"
 
 
 def names_no_machine(nb, path):
@@ -162,7 +170,8 @@ def test_the_figures_shown_are_those_of_the_shipped_model():
     "After a new training, `make outputs` must follow"
     card = (ROOT/"povid_nb"/"tiny"/"README.md").read_text().partition("## Measured behaviour")[2]
     pretrain = json.loads((ROOT/"nbs"/"workshop"/"pretrain.ipynb").read_text(encoding="utf-8"))
-    assert card.strip() in [text(output["data"].get("text/markdown", "")).strip() for _, output in outputs(pretrain) if "data" in output]
+    assert card.strip() in [text(output["data"].get("text/markdown", "")).strip() for _, output in outputs(pretrain)
+                            if "data" in output]
 
 
 def test_the_help_shown_is_that_of_the_commands():
@@ -172,7 +181,7 @@ def test_the_help_shown_is_that_of_the_commands():
         assert CliRunner(env={"COLUMNS": "80"}).invoke(app, words, prog_name="povid").output.strip() in shown
 
 
-# ---- A sound notebook passes every check, and each way to spoil it is found ------------------------------------------
+# ---- A sound notebook passes every check, and each way to spoil it is found -----------------------------------------
 
 def a_cell(source, outputs=None):
     if outputs is None: return {"cell_type": "markdown", "source": source}
@@ -193,7 +202,8 @@ def sound():
         a_cell("**What you should see.** Two lines"),
         a_cell('#| fig-alt: "A slider"\nwidget', [a_picture(VIEW, {"model_id": "m1"})]),
         a_cell("![A cat](cat.png)"),
-        a_cell("#| code-fold: true\n#@title Solution\nx = 1", []) | {"metadata": {"cellView": "form", "jupyter": {"source_hidden": True}}}]}
+        a_cell("#| code-fold: true\n#@title Solution\nx = 1", [])
+        | {"metadata": {"cellView": "form", "jupyter": {"source_hidden": True}}}]}
 
 
 def spoil(nb, what):
@@ -208,10 +218,12 @@ def spoil(nb, what):
     if what == "drawings_have_words": cells[6]["source"] = "widget"
     if what == "what_is_described_is_there": cells[4]["outputs"] = []
     if what == "has_no_errors": cells[3]["outputs"] = [{"output_type": "error", "ename": "ValueError", "evalue": "no"}]
-    if what == "text_comes_in_one_piece": cells[3]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": [piece]} for piece in ("one", "\n")]
+    if what == "text_comes_in_one_piece":
+        cells[3]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": [piece]} for piece in ("one", "\n")]
     if what == "widgets_have_state": nb["metadata"]["widgets"] = {WIDGETS: {}}
     if what == "solutions_are_folded": del cells[-1]["metadata"]
-    if what == "names_no_machine": cells[3]["outputs"] = [{"output_type": "stream", "text": ["saved in /home/ada/runs\n"]}]
+    if what == "names_no_machine":
+        cells[3]["outputs"] = [{"output_type": "stream", "text": ["saved in /home/ada/runs\n"]}]
     return nb
 
 

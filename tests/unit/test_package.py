@@ -21,17 +21,20 @@ def imports(code):
 
 def housemates(code):
     "The modules of povid_nb among them"
-    return {name.split(".")[1] for name in imports(code) if name.startswith("povid_nb.") and name.split(".")[1] in FLOORS}
+    return {name.split(".")[1] for name in imports(code) if name.startswith("povid_nb.")
+            and name.split(".")[1] in FLOORS}
 
 
 def run(*command, **kwargs):
     return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=120, **kwargs)
 
 
-# ---- Floors ----------------------------------------------------------------------------------------------------------
+# ---- Floors ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("code", ["from povid_nb import vlm", "from povid_nb.vlm import VLM", "import povid_nb.vlm as v",
-                                  "from . import vlm", "from .vlm import VLM", "def f():\n    from povid_nb import vlm"])
+@pytest.mark.parametrize("code",
+                         ["from povid_nb import vlm", "from povid_nb.vlm import VLM", "import povid_nb.vlm as v",
+                                  "from . import vlm", "from .vlm import VLM",
+                          "def f():\n    from povid_nb import vlm"])
 def test_an_import_is_found_however_it_is_written(code):
     assert housemates(code) == {"vlm"}
 
@@ -54,9 +57,10 @@ def test_no_two_modules_import_each_other():
     graphlib.TopologicalSorter({file.stem: housemates(file.read_text()) - {file.stem} for file in MODULES}).prepare()
 
 
-# ---- Light imports ---------------------------------------------------------------------------------------------------
+# ---- Light imports --------------------------------------------------------------------------------------------------
 
-HEAVY = "import sys; heavy = {'torch', 'transformers', 'matplotlib', 'datasets', 'pandas'} & set(sys.modules); assert not heavy, heavy"
+HEAVY = ("import sys; heavy = {'torch', 'transformers', 'matplotlib', 'datasets', 'pandas'} & set(sys.modules); "
+         "assert not heavy, heavy")
 
 
 def test_the_package_imports_nothing_heavy():
@@ -75,7 +79,7 @@ def test_the_module_is_a_program():
     assert "Usage" in run("-m", "povid_nb.cli", "--help").stdout
 
 
-# ---- Said once -------------------------------------------------------------------------------------------------------
+# ---- Said once ------------------------------------------------------------------------------------------------------
 
 def test_pyproject_says_what_settings_say():
     toml = tomllib.loads((ROOT/"pyproject.toml").read_text())
@@ -114,12 +118,13 @@ def test_badges_follow_the_branch():
 
 
 @pytest.mark.parametrize("other", ["https://github.com/huggingface/trl", "https://github.com/{}/povid_nb_two",
-                                   "https://{}.github.io/other", "https://colab.research.google.com/github/a/b/blob/dev/c.ipynb"])
+                                   "https://{}.github.io/other",
+                                   "https://colab.research.google.com/github/a/b/blob/dev/c.ipynb"])
 def test_links_of_others_are_left_alone(other):
     assert links.owner(other.format("someone"), CFG) == other.format("someone")
 
 
-# ---- The site's frame ------------------------------------------------------------------------------------------------
+# ---- The site's frame -----------------------------------------------------------------------------------------------
 
 def entries(contents):
     for entry in contents:
@@ -143,8 +148,10 @@ def test_the_sidebar_follows_the_files(tmp_path, monkeypatch):
     monkeypatch.setattr(links, "ROOT", tmp_path)
     one = '      - section: "{}"\n        contents:\n{}'
     old = "".join(one.format(name, "          - gone.ipynb\n") for name in ("Lessons", "Labs", "Workshop", "Other"))
-    listed = {"Lessons": ("03_noise", "05_lies"), "Labs": ("labs/kinds",), "Workshop": ("workshop/shift",), "Other": ("gone",)}
-    new = "".join(one.format(name, "".join(f"          - {n}.ipynb\n" for n in names)) for name, names in listed.items())
+    listed = {"Lessons": ("03_noise", "05_lies"), "Labs": ("labs/kinds",), "Workshop": ("workshop/shift",),
+              "Other": ("gone",)}
+    new = "".join(one.format(name, "".join(f"          - {n}.ipynb\n" for n in names))
+                  for name, names in listed.items())
     assert links.sidebar(old) == new and links.sidebar(new) == new
 
 
@@ -170,7 +177,8 @@ def test_the_site_names_only_files_that_exist():
     config = yaml.safe_load((ROOT/"_quarto.yml").read_text())
     assert (ROOT/"nbs"/"_quarto.yml").resolve() == ROOT/"_quarto.yml"
     files = [config["format"]["html"]["css"], *(item["href"] for item in config["website"]["navbar"]["left"]),
-             *(name for name in config["metadata-files"] if name != "nbdev.yml")]    # nbdev writes that one at each build
+             # nbdev writes that one at each build
+             *(name for name in config["metadata-files"] if name != "nbdev.yml")]
     assert not [name for name in files if not (ROOT/"nbs"/name.partition("#")[0]).exists()]
 
 

@@ -7,8 +7,10 @@ from povid_nb import world
 from povid_nb.pictures import check_image, open_image, picture_key
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
-TURNS = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}
+TURNS = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+         4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_270}
 
 
 @pytest.mark.parametrize("number,turn", TURNS.items())
@@ -44,9 +46,11 @@ def test_big_endian_greys(tmp_path):
     assert open_image(ramp).getchannel("R").tobytes() == bytes(range(256))
 
 
-@pytest.mark.parametrize("values", [np.array([[-5., 3.]], "<f4"), np.array([[0., 1000.]], "<f4"), np.array([[0, 70000]], "<i4")])
+@pytest.mark.parametrize("values",
+                         [np.array([[-5., 3.]], "<f4"), np.array([[0., 1000.]], "<f4"), np.array([[0, 70000]], "<i4")])
 def test_greys_of_no_known_scale_are_refused(values):
-    with pytest.raises(ValueError, match="the picture has values from .* expected grey from 0 to"): open_image(Image.fromarray(values))
+    with pytest.raises(ValueError, match="the picture has values from .* expected grey from 0 to"):
+        open_image(Image.fromarray(values))
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +65,22 @@ def spoilt(tmp_path_factory):
     Image.new("1", (100_000, 1)).save(folder/"line.png")
     Image.new("1", (13_300, 13_300)).save(folder/"huge.png")
     head = b"IHDR" + struct.pack(">2I5B", 30_000, 30_000, 1, 0, 0, 0, 0)
-    (folder/"bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + struct.pack(">I", 0) + b"IDAT")
+    (folder/"bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head
+                                    + struct.pack(">I", zlib.crc32(head)) + struct.pack(">I", 0) + b"IDAT")
     PHOTO.save(folder/"program.eps")
     (folder/"folder.png").mkdir()
     os.mkfifo(folder/"pipe.png")
     return folder
 
 
-REFUSED = {"text.png": "is not an image that Pillow can read", "empty.png": "is not an image that Pillow can read", "cut.png": "or it is cut short",
-           "flipped.png": "is not an image that Pillow can read", "line.png": "100000 x 1 pixels: one side is more than 100 times",
-           "huge.png": "13300 x 13300 pixels, more than 64,000,000", "bomb.png": "more than 64,000,000 pixels", "program.eps": "is EPS; expected one of JPEG",
-           "folder.png": "no image file at .*: it is a folder", "pipe.png": "no image file at .*: it is not a regular file", "none.png": "no image file at"}
+REFUSED = {"text.png": "is not an image that Pillow can read", "empty.png": "is not an image that Pillow can read",
+           "cut.png": "or it is cut short",
+           "flipped.png": "is not an image that Pillow can read",
+           "line.png": "100000 x 1 pixels: one side is more than 100 times",
+           "huge.png": "13300 x 13300 pixels, more than 64,000,000", "bomb.png": "more than 64,000,000 pixels",
+           "program.eps": "is EPS; expected one of JPEG",
+           "folder.png": "no image file at .*: it is a folder",
+           "pipe.png": "no image file at .*: it is not a regular file", "none.png": "no image file at"}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -134,9 +143,11 @@ def test_bytes_of_a_file(spoilt):
 def test_one_picture_has_one_key_however_it_is_stored(kind, tmp_path):
     PHOTO.save(tmp_path/"photo", kind)
     assert picture_key(PHOTO) == picture_key(tmp_path/"photo") == picture_key((tmp_path/"photo").read_bytes())
-    assert picture_key(PHOTO) != picture_key(PHOTO.transpose(Image.Transpose.ROTATE_90)) != picture_key(PHOTO.resize((20, 30)))
+    assert picture_key(
+        PHOTO) != picture_key(PHOTO.transpose(Image.Transpose.ROTATE_90)) != picture_key(PHOTO.resize((20, 30)))
 
 
 def test_what_is_neither_says_what_was_expected():
     for thing in (None, 3, ["x.png"]):
-        with pytest.raises(TypeError, match="expected a picture .a Pillow image, a path, or a scene., got"): open_image(thing)
+        with pytest.raises(TypeError, match="expected a picture .a Pillow image, a path, or a scene., got"):
+            open_image(thing)

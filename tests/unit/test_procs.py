@@ -15,7 +15,8 @@ for i in range(times): write_json(path, {"by": name, "i": i, "pad": name * 2000}
 
 
 def start(code, *args, **kwargs):
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, **kwargs)
 
 
 @pytest.mark.parametrize("times", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -74,7 +75,8 @@ def test_a_line_is_never_put_behind_a_torn_one(tmp_path):
 
 
 def test_two_processes_append_to_one_file_and_no_line_is_mixed(tmp_path):
-    code = "import sys\nfrom povid_nb.procs import append_line\nfor i in range(500): append_line(sys.argv[1], sys.argv[2] * 300)"
+    code = ("import sys\nfrom povid_nb.procs import append_line\nfor i in range(500): append_line(sys.argv[1], "
+            "sys.argv[2] * 300)")
     writers = [start(code, tmp_path/"rows", name) for name in "ab"]
     for w in writers: assert w.wait() == 0, w.stderr.read()
     lines = (tmp_path/"rows").read_text().splitlines()

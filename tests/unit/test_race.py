@@ -67,9 +67,11 @@ def test_the_words_under_noise_are_the_policys(scored):
     batch = vlm.inputs([s for s, *_ in TRIPLES], world.DESCRIBE, [p.chosen for p in PAIRS])
     with torch.no_grad():
         hidden = batch | {"pixel_values": noisy(batch["pixel_values"])}
-        logits = [vlm.model(**{k: v for k, v in b.items() if k != "answer_mask"}).logits.log_softmax(-1) for b in (hidden, batch)]
+        logits = [vlm.model(**{k: v for k, v in b.items() if k != "answer_mask"}).logits.log_softmax(-1)
+                  for b in (hidden, batch)]
     for i, mask in enumerate(batch["answer_mask"]):
-        before = mask.roll(-1)                                      # the position that predicts a token stands before it
+        # the position that predicts a token stands before it
+        before = mask.roll(-1)
         words = logits[0][i][before].argmax(-1)
         for name, under in (("POVID, paper", 0), ("POVID, released", 1)):
             want = logits[under][i][before].gather(1, words[:, None])[:, 0]
@@ -91,7 +93,8 @@ def test_the_loop_is_the_trainers(tmp_path):
     came = methods.fit(vlm, METHODS["DPO"], methods.rows_of(vlm, TRIPLES, 0), seed=0, rate=1e-3, steps=3, size=8)
     vlm = stages.add_adapter(VLM.load(), seed=0)
     args = PovidConfig(output_dir=str(tmp_path), form="dpo", nll_weight=1., max_steps=3, per_device_train_batch_size=8,
-                       learning_rate=1e-3, lr_scheduler_type="cosine", logging_steps=1, save_strategy="no", report_to="none",
+                       learning_rate=1e-3, lr_scheduler_type="cosine", logging_steps=1, save_strategy="no",
+                       report_to="none",
                        use_cpu=True, disable_tqdm=True)
     trainer = PovidTrainer(vlm, args, PAIRS)
     trainer.train()
@@ -99,7 +102,8 @@ def test_the_loop_is_the_trainers(tmp_path):
     assert came["losses"] == pytest.approx(want, abs=2e-4) and came["losses"][2] < came["losses"][0]
 
 
-KNOWN = {"SFT (control)": 0, "mDPO": 3, "Re-Align": 2, "TPO": None, "GRPO": None, "ViCrit": None, "VES": None}     # log 2, times how many terms
+# log 2, times how many terms
+KNOWN = {"SFT (control)": 0, "mDPO": 3, "Re-Align": 2, "TPO": None, "GRPO": None, "ViCrit": None, "VES": None}
 
 @pytest.mark.parametrize("name", [name for name in METHODS if KNOWN.get(name, 1) is not None])
 def test_before_the_first_step_every_loss_is_known(name, start):
@@ -112,21 +116,24 @@ def test_before_the_first_step_every_loss_is_known(name, start):
 def start():
     vlm = stages.add_adapter(VLM.load())
     data = methods.rows_of(vlm, TRIPLES, 0)
-    tokens = torch.tensor([len(s.tokens) for s in vlm.score([s for s, *_ in TRIPLES], world.DESCRIBE, [p.chosen for p in PAIRS])])
+    tokens = torch.tensor([len(s.tokens)
+                           for s in vlm.score([s for s, *_ in TRIPLES], world.DESCRIBE, [p.chosen for p in PAIRS])])
     return vlm, data, -of_whole(vlm, [p.chosen for p in PAIRS]) / tokens
 
 
 def test_losses_about_the_picture_by_hand():
     policy = Logps(torch.tensor([-8.]), torch.tensor([-20.]), chosen_noisy=torch.tensor([-15.]))
     reference = Logps(torch.tensor([-10.]), torch.tensor([-17.]), chosen_noisy=torch.tensor([-14.]))
-    loss = lambda nats: math.log1p(math.exp(-.1 * nats))            # D: 2 for the right answer, -3 rejected, -1 other picture
+    # D: 2 for the right answer, -3 rejected, -1 other picture
+    loss = lambda nats: math.log1p(math.exp(-.1 * nats))
     assert image_loss(policy, reference).item() == pytest.approx(loss(5) + loss(3))
     assert image_loss(policy, reference, text=0.).item() == pytest.approx(loss(3))
     assert mdpo_loss(policy, reference).losses.item() == pytest.approx(loss(5) + loss(3) + loss(2))
 
 
 def test_the_group_loss_is_that_of_trl():
-    "TRL's GRPOTrainer for one step a batch: advantages by group, a clipped ratio of 1, each answer's mean over its tokens"
+    """TRL's GRPOTrainer for one step a batch: advantages by group, a clipped ratio of 1, each answer's mean over
+    its tokens"""
     torch.manual_seed(0)
     logps = torch.randn(6, 5, requires_grad=True)
     mask = torch.arange(5)[None] < torch.tensor([5, 3, 4, 5, 2, 1])[:, None]
@@ -146,10 +153,12 @@ def test_ddpo_weighs_what_was_changed():
     ids = lambda *rows: torch.tensor(rows)
     mask = torch.tensor([[True, True, True]])
     table = lambda c, r: SimpleNamespace(chosen=torch.tensor([c]), rejected=torch.tensor([r]))
-    s = SimpleNamespace(policy=table([-1., -2., -3.], [-1., -4., -3.]), reference=table([-1.] * 3, [-1.] * 3), chosen=mask,
+    s = SimpleNamespace(policy=table([-1., -2., -3.], [-1., -4., -3.]), reference=table([-1.] * 3, [-1.] * 3),
+                        chosen=mask,
                         rejected=mask, chosen_ids=ids([7, 8, 9]), rejected_ids=ids([7, 5, 9]))
     policy, reference = methods._ddpo(s)
-    assert policy.chosen.item() == pytest.approx((-1 - 5 * 2 - 3) / 7) and policy.rejected.item() == pytest.approx((-1 - 5 * 4 - 3) / 7)
+    assert policy.chosen.item() == pytest.approx((-1 - 5 * 2 - 3) / 7)
+    assert policy.rejected.item() == pytest.approx((-1 - 5 * 4 - 3) / 7)
     assert reference.chosen.item() == pytest.approx(-1)
 
 
@@ -184,12 +193,14 @@ def test_a_readers_loss_enters_from_the_command_line(small, monkeypatch):
     first = {f.parent.name for f in folder.glob("runs/labs/neighbours/clean/my_loss/*/adapter.safetensors")}
     (folder/"mine.py").write_text(LOSS.format("-policy.chosen"))    # an edited file is another method
     assert CliRunner().invoke(cli.app, ["lab", "neighbours", "--method", "mine.py:my_loss"]).exit_code == 0
-    assert len({f.parent.name for f in folder.glob("runs/labs/neighbours/clean/my_loss/*/adapter.safetensors")}) == 2 * len(first)
+    assert len({f.parent.name
+                for f in folder.glob("runs/labs/neighbours/clean/my_loss/*/adapter.safetensors")}) == 2 * len(first)
 
 
 @pytest.mark.parametrize("lab, spec, why", [
     ("neighbours", "my_loss", "my_file.py:my_loss"), ("neighbours", "gone.py:my_loss", "no file gone.py"),
-    ("neighbours", "mine.py:other", "no function 'other'"), ("neighbours", "mine.py:DPO", "another name"), ("kinds", "mine.py:my_loss", "not to kinds")])
+    ("neighbours", "mine.py:other", "no function 'other'"), ("neighbours", "mine.py:DPO", "another name"),
+    ("kinds", "mine.py:my_loss", "not to kinds")])
 def test_a_loss_that_cannot_enter_is_refused(small, monkeypatch, tmp_path, lab, spec, why):
     monkeypatch.setattr(trials.Lab, "saved", lambda self: small[2])
     monkeypatch.chdir(tmp_path)
@@ -199,7 +210,8 @@ def test_a_loss_that_cannot_enter_is_refused(small, monkeypatch, tmp_path, lab, 
 
 def test_the_contrast_without_training_leaves_out_improbable_words():
     clear = torch.tensor([[.6, .39, .01]]).log()
-    blind = torch.tensor([[.8999, .1, .0001]]).log()                   # the third word gains most, and is too improbable
+    # the third word gains most, and is too improbable
+    blind = torch.tensor([[.8999, .1, .0001]]).log()
     came = methods._Halves(1.)(None, torch.cat([clear, blind]))
     assert came[0].argmax() == 1 and came[0][2] == -torch.inf and torch.equal(came[0], came[1])
     assert torch.allclose(came[0][:2], (2 * clear - blind)[0][:2], atol=1e-5)
@@ -214,5 +226,6 @@ def test_a_model_whose_rows_cannot_be_packed_is_refused_in_one_line():
     vlm = VLM.load()
     vlm.base._packing_fault = "in a packed row its log-probabilities differ by 0.5"
     data = methods.rows_of(vlm, TRIPLES, 0)
-    with pytest.raises(ValueError, match="tiny cannot be trained here: in a packed row .* differ by 0.5; take stages.train"):
+    with pytest.raises(ValueError,
+                       match="tiny cannot be trained here: in a packed row .* differ by 0.5; take stages.train"):
         methods.fit(vlm, METHODS["DPO"], data, 0, 1e-3, 1, 4)

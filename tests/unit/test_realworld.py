@@ -10,7 +10,8 @@ from povid_nb import load, parts, plausible, race, race_real, realworld, trials,
 @pytest.fixture(scope="module")
 def things(tmp_path_factory):
     folder = tmp_path_factory.mktemp("things")
-    for i, kind in enumerate(("teapot", "mug", "pitcher", "glass", "apple", "banana", "hammer", "saw", "rope", "toolbox")):
+    for i, kind in enumerate(("teapot", "mug", "pitcher", "glass", "apple", "banana", "hammer", "saw", "rope",
+                              "toolbox")):
         Image.new("RGBA", (40 + i, 30), (20 * i, 80, 200, 255)).save(folder/f"{kind}.png")
     (folder/"places.json").write_text(json.dumps({
         "kitchen": {"habits": {"teapot": "mug", "pitcher": "glass"}, "others": ["apple", "banana"]},
@@ -21,7 +22,9 @@ def things(tmp_path_factory):
 def test_splits_differ_in_the_partner_alone(things):
     usual, other = (realworld.scenes(things, split, "validation", 200) for split in ("typical", "counter"))
     for a, b in zip(usual, other):
-        assert a.context == b.context and len(a.things) == len(b.things) and [t.place for t in a.things] == [t.place for t in b.things]
+        assert a.context == b.context
+        assert len(a.things) == len(b.things)
+        assert [t.place for t in a.things] == [t.place for t in b.things]
     cues = lambda some: sum(t.kind in things.partners for s in some for t in s.things)
     assert cues(usual) == cues(other)
     lone = lambda some: sum(bool(s.missing_partners) for s in some) / len(some)
@@ -32,7 +35,8 @@ def test_a_part_is_not_another_part(things):
     parts = [realworld.scenes(things, "typical", part, 50) for part in ("train", "pairs", "validation", "test")]
     assert len({s.seed for some in parts for s in some}) == 200
     assert len({s.seed for s in realworld.scenes(things, "counter", "test", 50)}) == 50
-    assert realworld.scenes(things, "typical", "test", 5, start=3)[0] == realworld.scenes(things, "typical", "test", 4)[3]
+    assert realworld.scenes(things, "typical", "test", 5, start=3)[0] == realworld.scenes(things, "typical", "test",
+        4)[3]
 
 
 def test_a_right_caption_names_what_is_there_and_a_flawed_one_more(things):
@@ -65,10 +69,12 @@ def test_missing_packages_are_named(monkeypatch):
 
 def test_trained_parts_go_where_they_belong(tmp_path):
     torch.manual_seed(0)
-    inner = torch.nn.ModuleDict({"multi_modal_projector": torch.nn.Linear(3, 4), "language_model": torch.nn.Linear(4, 5, bias=False)})
+    inner = torch.nn.ModuleDict({"multi_modal_projector": torch.nn.Linear(3, 4),
+                                 "language_model": torch.nn.Linear(4, 5, bias=False)})
     before = inner["language_model"].weight.detach().clone()
     a, b, w = torch.randn(2, 4), torch.randn(5, 2), torch.randn(4, 3)
-    save_file({"language_model.lora_A.weight": a, "language_model.lora_B.weight": b, "multi_modal_projector.weight": w},
+    save_file({"language_model.lora_A.weight": a, "language_model.lora_B.weight": b,
+               "multi_modal_projector.weight": w},
               tmp_path/"t.safetensors", {"scale": "2"})
     parts.put_in(SimpleNamespace(model=inner, device=torch.device("cpu")), tmp_path/"t.safetensors")
     assert torch.equal(inner["multi_modal_projector"].weight, w)
@@ -80,7 +86,9 @@ def test_a_rule_based_lie_is_false_and_changes_one_thing(things):
         text = scene.caption()
         lie = plausible.rule_lie(scene, text, random.Random(0))
         found = {m.kind for m in things.vocabulary.find(lie)}
-        assert len(found - scene.objects) == 1 and len(scene.objects - found) == 1 and len(lie.split(". ")) == len(text.split(". "))
+        assert len(found - scene.objects) == 1
+        assert len(scene.objects - found) == 1
+        assert len(lie.split(". ")) == len(text.split(". "))
 
 
 class Letters:
@@ -93,7 +101,8 @@ class Letters:
 def blind():
     from transformers import LlamaConfig, LlamaForCausalLM
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, initializer_range=.2)
+    config = LlamaConfig(vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=2, initializer_range=.2)
     return LlamaForCausalLM(config).eval(), Letters()
 
 
@@ -125,17 +134,19 @@ def test_a_blind_lie_names_something_absent(blind, things):
 
 def test_the_tower_is_known_to_transformers():
     from transformers import AutoConfig
-    assert AutoConfig.for_model("efficientnet_lite0").hidden_size == 1280 and load.find_model("owner/name") == "owner/name"
+    assert AutoConfig.for_model("efficientnet_lite0").hidden_size == 1280
+    assert load.find_model("owner/name") == "owner/name"
 
 
-# ---- The race --------------------------------------------------------------------------------------------------------
+# ---- The race -------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def small_race(things, tmp_path, monkeypatch):
     "The race of real parts on single-coloured cut-outs, with the built-in model in the place of the real one"
     monkeypatch.setattr(realworld, "stamps", lambda: things)
     race_real._pictures.cache_clear()
-    yield race_real.RealRace(tmp_path, n=4, steps=1, size=2, choosing=2, scenes={"counter": 3}, tries=(1e-3,), model=None)
+    yield race_real.RealRace(tmp_path, n=4, steps=1, size=2, choosing=2, scenes={"counter": 3}, tries=(1e-3,),
+                             model=None)
     race_real._pictures.cache_clear()
 
 
@@ -145,16 +156,19 @@ def test_a_race_of_real_parts_runs_and_goes_on(small_race, monkeypatch):
         [s.caption() for s in scenes] if name == "own" else [said["sampled"][int(name[-1]) % 2]] * len(scenes), 1.5))
     some = {name: race_real.REAL[name] for name in (race.CONTROL, "noise alone", "on-policy DPO")}
     saved = small_race.run(range(1), some, {}, against=(race.CONTROL, "before"))
-    assert set(saved["means"][race_real.OWN]) == {"before", *some} and "partner" in saved["means"][race_real.CLEAN]["before"]["counter"]
+    assert set(saved["means"][race_real.OWN]) == {"before", *some}
+    assert "partner" in saved["means"][race_real.CLEAN]["before"]["counter"]
     assert saved["sizes"]["parts"] and saved["cost"][race_real.OWN]["noise alone"]["pairs"] == 4
     monkeypatch.setattr(race, "fit", None)                       # what is done is only read
     assert small_race.run(range(1), some, {}, against=(race.CONTROL, "before"))["means"] == saved["means"]
 
 
-def test_the_pairs_of_a_race_are_of_scenes_with_and_without_partners_and_rejected_ones_are_wrong(small_race, monkeypatch):
+def test_the_pairs_of_a_race_are_of_scenes_with_and_without_partners_and_rejected_ones_are_wrong(small_race,
+        monkeypatch):
     triples, (_, written) = small_race._triples(race_real.REAL["DPO"], race_real.CLEAN, 1)
     assert written == 0 and [s.seed.split("/")[0] for s, *_ in triples] == ["typical"] * 2 + ["counter"] * 2
-    assert {s.seed.split("/")[2] for s, *_ in triples} == {"2", "3"}                      # each seed has scenes of its own
+    # each seed has scenes of its own
+    assert {s.seed.split("/")[2] for s, *_ in triples} == {"2", "3"}
     assert all(race_real.wrong_in(s, c)[0] == 0 < race_real.wrong_in(s, r)[0] for s, c, r in triples)
     monkeypatch.setattr(race_real.RealRace, "_written", lambda *a, **k: (["A saw."] * 3 + [""], 2.))
     own, (seconds, written) = small_race._triples(race_real.REAL["POVID, paper"], race_real.OWN, 0)
@@ -164,5 +178,6 @@ def test_the_pairs_of_a_race_are_of_scenes_with_and_without_partners_and_rejecte
 def test_absent_partners_are_counted(small_race, things):
     scene = realworld.Scene((realworld.Thing("teapot", 0), realworld.Thing("apple", 1)), "kitchen", "one", things)
     found = small_race.counts([scene, scene], ["A teapot and a mug.", "An apple and a banana."])
-    assert (found["partners"], found["partners_named"], found["bystanders"], found["bystanders_named"]) == ([1, 1], [1, 0], [1, 1], [0, 1])
+    assert (found["partners"], found["partners_named"], found["bystanders"], found["bystanders_named"]) == ([1, 1],
+        [1, 0], [1, 1], [0, 1])
     assert found["any_wrong"] == [1, 1] and trials._scores(found)["partner"] == .5

@@ -26,19 +26,22 @@ def a_pair(text):
 @pytest.fixture(scope="module")
 def evil_page():
     def fails(): raise ValueError(EVIL)
-    return report.report_page({"own": found("base", "sft", "stage2"), EVIL: found("base", "sft", "stage2")}, EVIL, [(EVIL, EVIL, 3)], [a_pair(EVIL)], {"sft": [{"step": 1, "loss": 1.}]},
+    return report.report_page({"own": found("base", "sft", "stage2"), EVIL: found("base", "sft", "stage2")}, EVIL,
+                              [(EVIL, EVIL, 3)], [a_pair(EVIL)], {"sft": [{"step": 1, "loss": 1.}]},
                        [(EVIL, EVIL, fails, EVIL), ("Skipped", "Why it is.", None, "")], EVIL, {EVIL: EVIL})
 
 
 def test_no_text_becomes_code(evil_page):
-    assert "<script" not in evil_page and "onerror=alert(1)>" not in re.sub(r'title="[^"]*"|alt="[^"]*"', "", evil_page)
+    assert "<script" not in evil_page
+    assert "onerror=alert(1)>" not in re.sub(r'title="[^"]*"|alt="[^"]*"', "", evil_page)
     assert evil_page.count("<img") == evil_page.count('<img alt="')          # none but those of the page itself
     assert evil_page.count(html.escape("<script>")) >= 10                    # they are there, as text
 
 
 def test_a_figure_that_fails_says_so_and_the_rest_is_there(evil_page):
     assert "This figure could not be drawn (ValueError: &lt;script&gt;" in evil_page and "Why it is." in evil_page
-    for title in ("How it was made", "What it says", "What was measured", "Training", "Repeat it"): assert f"<h2>{title}</h2>" in evil_page
+    for title in ("How it was made", "What it says", "What was measured", "Training", "Repeat it"):
+        assert f"<h2>{title}</h2>" in evil_page
 
 
 def test_the_first_screen_has_one_chart_all_splits_and_cards(evil_page):
@@ -50,7 +53,8 @@ def test_the_first_screen_has_one_chart_all_splits_and_cards(evil_page):
 
 
 def test_how_it_was_made_comes_next_and_measurements_after_the_captions(evil_page):
-    order = [evil_page.index(f"<h2>{title}</h2>") for title in ("How it was made", "What it says", "What was measured")]
+    order = [evil_page.index(f"<h2>{title}</h2>")
+             for title in ("How it was made", "What it says", "What was measured")]
     assert order == sorted(order) and evil_page.index("a preference pair") < order[1]
 
 
@@ -66,15 +70,18 @@ WRONG = ["A fork, a plate and a knife.", "A ball and a dog.", "A dog and a ball.
 
 
 @pytest.mark.parametrize("control, stage, judged", [
-    (WRONG, RIGHT, "the contrast matters"), (RIGHT, RIGHT, "they alone are enough"), (WRONG, WRONG, "no gain is clear"),
+    (WRONG, RIGHT, "the contrast matters"), (RIGHT, RIGHT, "they alone are enough"),
+    (WRONG, WRONG, "no gain is clear"),
     (RIGHT, WRONG, "the contrast does harm"), (WRONG, [""] * 3, "no gain is clear")])
 def test_where_the_contrast_matters(control, stage, judged):
     "Only what the control does not reach is credited to the contrast, and saying nothing is no gain"
     models = {"base": scored(WRONG), "sft": scored(control), "stage1": scored(stage)}
     short, figures = report._outcome(models, "own")
     assert short.startswith(f"Right answers with the model's own errors: {judged}")
-    points = round(100 * (models["stage1"]["counter"]["captions"].chair_s - models["sft"]["counter"]["captions"].chair_s))
-    assert "67 % hallucinate before" in figures and f"stage 1: {points:+d} (".replace("-", "−").replace("+0", "0") in figures
+    points = round(100
+                   * (models["stage1"]["counter"]["captions"].chair_s - models["sft"]["counter"]["captions"].chair_s))
+    assert "67 % hallucinate before" in figures
+    assert f"stage 1: {points:+d} (".replace("-", "−").replace("+0", "0") in figures
 
 
 def test_one_model_alone_has_no_differences():
@@ -102,5 +109,8 @@ def test_a_kind_of_test_that_the_page_does_not_know():
 
 def test_like_for_like_comes_before_the_other_tables():
     source = report.report_page({"own": found("base", "stage2")}, "m", [])
-    assert source.count("equal recall</td>") == 2 and source.index("equal recall</td>") < source.index("hallucinate (CHAIR<sub>s</sub>)", source.index("equal recall</td>"))
-    assert source.count("the headline, and length, recall or yes-rate beside it") == 1 and "could not be drawn" not in source
+    assert source.count("equal recall</td>") == 2
+    assert source.index("equal recall</td>") < source.index("hallucinate (CHAIR<sub>s</sub>)",
+                                                            source.index("equal recall</td>"))
+    assert source.count("the headline, and length, recall or yes-rate beside it") == 1
+    assert "could not be drawn" not in source

@@ -7,7 +7,8 @@ from povid_nb.review import Viewer, reviewed
 
 def three(folder):
     Image.new("RGB", (4, 4)).save(folder/"x.png")
-    return [Pair(Example(str(folder/"x.png"), "What?", f"Right {i}.", "same id"), f"Wrong <b>{i}</b>.", "logic") for i in range(3)]
+    return [Pair(Example(str(folder/"x.png"), "What?", f"Right {i}.", "same id"), f"Wrong <b>{i}</b>.", "logic")
+            for i in range(3)]
 
 
 def test_viewer_writes_each_decision_at_once_and_resumes(tmp_path):
@@ -18,7 +19,8 @@ def test_viewer_writes_each_decision_at_once_and_resumes(tmp_path):
     assert len(out.read_text().splitlines()) == 1
     again = Viewer(three(tmp_path), out)
     assert len(again.pairs) == 2 and "1 accepted" in again.tally.value
-    again.buttons.children[1].click()                                               # nothing was changed: nothing to save
+    # nothing was changed: nothing to save
+    again.buttons.children[1].click()
     assert len(again.pairs) == 2 and "Nothing to save" in again.tally.value
     again.text.value = "Better lie."
     again.buttons.children[1].click()

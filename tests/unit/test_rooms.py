@@ -45,7 +45,7 @@ def is_patched(node):
     return any(getattr(d, "id", "") == "patch" for d in node.decorator_list)
 
 
-# ---- Size ------------------------------------------------------------------------------------------------------------
+# ---- Size -----------------------------------------------------------------------------------------------------------
 
 @each_module
 def test_a_module_has_at_most_400_lines(module):
@@ -60,10 +60,11 @@ def test_few_names_are_public():
 @each_module
 def test_lines_can_be_read_without_scrolling(module):
     written = ("# %%", '"""', "__all__")      # by nbdev
-    settle("long lines", module, [line for line in SOURCE[module].splitlines() if len(line) > 119 and not line.startswith(written)])
+    settle("long lines", module,
+           [line for line in SOURCE[module].splitlines() if len(line) > 119 and not line.startswith(written)])
 
 
-# ---- One idea --------------------------------------------------------------------------------------------------------
+# ---- One idea -------------------------------------------------------------------------------------------------------
 
 @each_module
 def test_the_first_line_says_the_idea_in_a_sentence(module):
@@ -74,10 +75,12 @@ def test_the_first_line_says_the_idea_in_a_sentence(module):
 def test_a_workshop_notebook_has_the_name_of_its_module_and_no_number():
     for module in SOURCE:
         path = Path(notebook_of(module))
-        assert path.name == f"{module}.ipynb" if path.parent.name == "workshop" else re.fullmatch(r"\d\d_\w+\.ipynb", path.name)   # a lesson has the name of its question
+        # a lesson has the name of its question
+        assert (path.name == f"{module}.ipynb" if path.parent.name == "workshop"
+                else re.fullmatch(r"\d\d_\w+\.ipynb", path.name))
 
 
-# ---- Public names ----------------------------------------------------------------------------------------------------
+# ---- Public names ---------------------------------------------------------------------------------------------------
 
 @each_module
 def test_public_names_say_what_comes_back(module):
@@ -99,13 +102,15 @@ def test_public_functions_have_types(module):
 @each_module
 def test_public_functions_are_shown_in_use(module):
     code = shown(module)
-    functions = [name for name, node in definitions(module) if isinstance(node, ast.FunctionDef)]   # classes come back from them
+    # classes come back from them
+    functions = [name for name, node in definitions(module) if isinstance(node, ast.FunctionDef)]
     settle("examples", module, [name for name in functions if not re.search(rf"\b{name}\b", code)])
 
 
 @each_module
 def test_methods_do_not_also_appear_as_functions(module):
-    patched = {node.name for node in ast.parse(SOURCE[module]).body if isinstance(node, ast.FunctionDef) and is_patched(node)}
+    patched = {node.name for node in ast.parse(SOURCE[module]).body if isinstance(node, ast.FunctionDef)
+               and is_patched(node)}
     there = importlib.import_module(f"povid_nb.{module}")
     stray = [name for name in patched if inspect.isfunction(getattr(there, name, None)) and name not in NAMES[module]]
     assert not stray
@@ -119,7 +124,7 @@ def test_one_name_is_defined_in_one_module():
     assert {name for name, where in seen.items() if len(where) > 1} == OWED["one name"]
 
 
-# ---- Requirements ----------------------------------------------------------------------------------------------------
+# ---- Requirements ---------------------------------------------------------------------------------------------------
 
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
 
@@ -128,5 +133,6 @@ def test_every_requirement_is_imported():
     wanted = [re.match(r"[\w-]+", part)[0] for part in links.settings()["requirements"].split()]
     cells = [cell for file in links.notebooks() for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]]
     text = "\n".join([*SOURCE.values(), *(links.source(cell) for cell in cells if cell["cell_type"] == "code")])
-    unused = [name for name in wanted if not re.search(rf"^\s*(from|import) .*\b{IMPORTED_AS.get(name, name)}\b", text, re.MULTILINE)]
+    unused = [name for name in wanted
+              if not re.search(rf"^\s*(from|import) .*\b{IMPORTED_AS.get(name, name)}\b", text, re.MULTILINE)]
     assert not unused, f"settings.ini requires what no module imports: {unused}"

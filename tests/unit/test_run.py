@@ -16,14 +16,18 @@ CONFIGS = sorted((Path(run.__file__).parent/"configs").glob("*.yaml"))
 def asked(monkeypatch, *words):
     "The Settings that the command line would run with"
     seen = {}
-    monkeypatch.setattr(run, "run", lambda out, fresh, **settings: seen.update(out=out, settings=run.Settings(**settings)) or "page")
+    monkeypatch.setattr(run, "run",
+                        lambda out, fresh, **settings: seen.update(out=out, settings=run.Settings(**settings))
+                        or "page")
     result = SHELL.invoke(app, ["run", *words])
     assert result.exit_code == 0, result.output
     return seen
 
 
 def test_the_command_that_a_report_tells_repeats_its_run(monkeypatch, tmp_path):
-    settings = run.Settings(answers="own", pairs=12, seed=3, prompt="What is there?", train={"learning_rate": 1e-5, "cache": "reference", "stage2": {"noise_step": [300, 700], "noise_draw": "random"}})
+    settings = run.Settings(answers="own", pairs=12, seed=3, prompt="What is there?",
+                            train={"learning_rate": 1e-5, "cache": "reference",
+                                   "stage2": {"noise_step": [300, 700], "noise_draw": "random"}})
     words = shlex.split(run._command(settings, "somewhere"))
     assert words[:2] == ["povid", "run"]
     assert asked(monkeypatch, *words[2:]) == {"out": Path("somewhere"), "settings": settings}
@@ -56,7 +60,10 @@ def test_every_part_of_a_shipped_configuration_can_be_trained(monkeypatch, tmp_p
 def test_the_papers_settings():
     "PAPER: rank 128, alpha 256, rate 1e-7, batches of one, three epochs and one, k = 500"
     given = _assigned(yaml.safe_load(next(f for f in CONFIGS if f.stem == "llava-1.5-7b").read_text())["set"])
-    assert given["rank"] == 128 and given["lora_alpha"] == 256 and given["learning_rate"] == 1e-7 and given["batch_size"] == 1
+    assert given["rank"] == 128
+    assert given["lora_alpha"] == 256
+    assert given["learning_rate"] == 1e-7
+    assert given["batch_size"] == 1
     assert given["stage1"]["num_train_epochs"] == 3 and given["stage2"] == {"num_train_epochs": 1, "noise_step": 500}
 
 
@@ -91,19 +98,22 @@ def test_a_run_loads_one_model_and_switches_adapters(tmp_path, monkeypatch, caps
     for who, label in (("base", "before"), ("sft", "control"), ("stage1", "stage 1"), ("stage2", "stage 2")):
         line = next(line for line in table.splitlines() if line.startswith(label))
         shown = re.findall(r"([\d.]+) \(", line)
-        assert shown == [f"{100 * values[who][split]['chair'][key]:.1f}" for split in ("typical", "counter") for key in ("chair_s", "recall")]
+        assert shown == [f"{100 * values[who][split]['chair'][key]:.1f}" for split in ("typical", "counter")
+                         for key in ("chair_s", "recall")]
     base = (tmp_path/"said"/"base"/"counter"/"captions.jsonl").read_text()
     whole = run.Run(tmp_path, run.Settings(**small))
     adapted = whole.model(tmp_path/"stage2"/"adapter").next_tokens(world.scenes("counter", "test", 1)[0])
     clean = whole.model().next_tokens(world.scenes("counter", "test", 1)[0])
     fresh = load().next_tokens(world.scenes("counter", "test", 1)[0])
-    assert [w.prob for w in clean] == [w.prob for w in fresh] != [w.prob for w in adapted], "the base comes back untouched"
+    assert [w.prob for w in clean] == [w.prob for w in fresh] != [w.prob
+        for w in adapted], "the base comes back untouched"
     assert (tmp_path/"said"/"base"/"counter"/"captions.jsonl").read_text() == base
 
 
 def test_a_figure_that_fails_does_not_take_the_report_with_it(tmp_path, monkeypatch):
     monkeypatch.setattr(run.Run, "drift", lambda *args: 1 / 0)
-    page = run.run(tmp_path, answers="clean", pairs=4, n=2, train=dict(batch_size=4, max_steps=1, disable_tqdm=True)).read_text()
+    page = run.run(tmp_path, answers="clean", pairs=4, n=2,
+                   train=dict(batch_size=4, max_steps=1, disable_tqdm=True)).read_text()
     assert "This figure could not be made: division by zero" in page and "Where it looks" in page
 
 
@@ -115,9 +125,11 @@ def test_both_kinds_of_right_answers_share_the_untouched_model(tmp_path):
     each = {"pairs", "sft", "stage1", "stage2", "said/sft", "said/stage1", "said/stage2"}
     assert made == each | {f"clean/{name}" for name in each} | {"said/base", "shift", "attention"}
     own, clean = (formats.as_pairs(tmp_path/folder/"pairs.jsonl") for folder in ("pairs", "clean/pairs"))
-    assert [p.prompt for p in own] == [p.prompt for p in clean] and [p.chosen for p in own] != [p.chosen for p in clean]
+    assert [p.prompt for p in own] == [p.prompt for p in clean]
+    assert [p.chosen for p in own] != [p.chosen for p in clean]
     values = json.loads((tmp_path/"report.json").read_text())
-    assert values["answers"] == "own" and set(values["beside"]["clean"]) == {"base", "sft", "stage1", "stage2", "differences"}
+    assert values["answers"] == "own"
+    assert set(values["beside"]["clean"]) == {"base", "sft", "stage1", "stage2", "differences"}
     assert values["beside"]["clean"]["base"] == values["base"] and page.count(">control</td>") == 2
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("step.json")}
     run.run(tmp_path, **small | {"answers": "own"})

@@ -8,7 +8,9 @@ NODE = shutil.which("node")
 
 
 def newer_than(major):
-    return NODE and int(subprocess.run([NODE, "--version"], capture_output=True, text=True).stdout[1:].split(".")[0]) >= major
+    return (NODE
+            and int(subprocess.run([NODE, "--version"], capture_output=True, text=True)
+                    .stdout[1:].split(".")[0]) >= major)
 
 
 @pytest.mark.skipif(not newer_than(20), reason="needs Node 20 or newer")

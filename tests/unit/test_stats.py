@@ -80,7 +80,8 @@ def test_paired_p_value_of_yes_and_no_is_mcnemars():
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     exact = scipy_stats.binomtest(only_a, only_a + only_b).pvalue
     one = np.ones(300)
-    assert paired({"x": a, "n": one}, {"x": b, "n": one}, MEAN, draws=20000)["mean"].p == pytest.approx(exact, abs=.012)
+    assert paired({"x": a, "n": one}, {"x": b, "n": one}, MEAN, draws=20000)["mean"].p == pytest.approx(exact,
+        abs=.012)
 
 
 def test_equal_models_do_not_differ_and_a_clear_gain_does():
@@ -121,9 +122,11 @@ def test_a_tally_is_compared_by_item_whatever_the_order():
     mixed = rng.permutation(40)
     d = tally(ids, x).compare(tally([ids[i] for i in mixed], y[mixed]))["mean"]
     assert d == tally(ids, x).compare(tally(ids, y))["mean"] and d.difference == pytest.approx(y.mean() - x.mean())
-    other = Tally(bench="b", ids=ids, columns={"n": [1]*40, "x": list(y)}, measures=MEAN)     # columns in another order
+    # columns in another order
+    other = Tally(bench="b", ids=ids, columns={"n": [1]*40, "x": list(y)}, measures=MEAN)
     assert tally(ids, x).compare(other)["mean"] == d
-    with pytest.raises(ValueError, match="40 items against 40, and only one side has new"): tally(ids, x).compare(tally([*ids[1:], "new"], y))
+    with pytest.raises(ValueError, match="40 items against 40, and only one side has new"):
+        tally(ids, x).compare(tally([*ids[1:], "new"], y))
     with pytest.raises(ValueError, match="40 items against 39"): tally(ids, x).compare(tally(ids[1:], y[1:]))
     with pytest.raises(ValueError, match="1 of 3 items occur twice, such as a"): tally(["a", "b", "a"], x[:3])
     odd = Tally(bench="b", ids=ids, columns={"n": [1]*40, "z": list(y)}, measures=MEAN)
@@ -132,6 +135,9 @@ def test_a_tally_is_compared_by_item_whatever_the_order():
 
 def test_measures_are_attributes_and_nothing_else_is():
     t = Tally(bench="b", ids=[1, 2], columns={"x": [1, 2], "n": [1, 1]}, measures=MEAN)
-    assert t.mean == 1.5 and t.n == 2 and str(t) == "mean 1.5  n 2" and t.scores(prompt="?").protocol == {"prompt": "?"}
+    assert t.mean == 1.5
+    assert t.n == 2
+    assert str(t) == "mean 1.5  n 2"
+    assert t.scores(prompt="?").protocol == {"prompt": "?"}
     with pytest.raises(AttributeError, match="Tally has no attribute 'median'"): t.median
     assert copy.copy(t).mean == 1.5
