@@ -7,8 +7,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration,
-                          LlavaProcessor,
-                          PreTrainedTokenizerFast)
+                          LlavaProcessor, PreTrainedTokenizerFast)
 
 from povid_nb.pairs import Example, Pair
 from povid_nb.stages import adapter_targets
@@ -54,8 +53,7 @@ def processor(shape):
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
-                                   pad_token="<pad>",
-                                   additional_special_tokens=["<image>"])
+                                   pad_token="<pad>", additional_special_tokens=["<image>"])
     size = shape.side * shape.patch
     return LlavaProcessor(CLIPImageProcessorPil(size={"shortest_edge": size},
                                                 crop_size={"height": size, "width": size}), fast,
@@ -67,8 +65,7 @@ def processor(shape):
 def config(shape):
     width, inner, layers, heads = shape.tower
     vision = CLIPVisionConfig(hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-                              num_attention_heads=heads,
-                              image_size=shape.side * shape.patch, patch_size=shape.patch)
+                              num_attention_heads=heads, image_size=shape.side * shape.patch, patch_size=shape.patch)
     width, inner, layers, heads = shape.text
     text = LlamaConfig(vocab_size=shape.vocabulary, hidden_size=width, intermediate_size=inner,
                        num_hidden_layers=layers, num_attention_heads=heads,

@@ -44,7 +44,8 @@ def _is_empty(function):
     steps = [step for step in dis.get_instructions(function) if step.opname not in ("RESUME", "NOP", "RETURN_VALUE")]
     idle = all(step.opname in ("LOAD_CONST", "RETURN_CONST") and step.argval is None for step in steps)
     raw = list(dis.get_instructions(function))
-    blank = any(step.argval is ... and (step.opname == "RETURN_CONST" or after.opname in ("STORE_FAST", "RETURN_VALUE"))
+    blank = any(step.argval is ...
+                and (step.opname == "RETURN_CONST" or after.opname in ("STORE_FAST", "RETURN_VALUE"))
                 for step, after in zip(raw, raw[1:] + raw[-1:]))        # not the dots of x[..., 0]
     return idle or blank
 

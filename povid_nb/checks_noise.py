@@ -58,7 +58,8 @@ def _walk(fn):
         for beta, eps in zip(betas, taken):
             unrooted, unshrunk = (1 - beta) * unrooted + beta * eps, unshrunk + np.sqrt(beta) * eps
             each = np.sqrt(1 - beta) * start + np.sqrt(beta) * eps
-        if len(betas) > 1: assert not _close(came, each), "every step starts from the clean x: go on from the last result"
+        if len(betas) > 1:
+            assert not _close(came, each), "every step starts from the clean x: go on from the last result"
         assert not _close(came, unrooted), "the square roots are missing: beta is a share of the variance"
         assert not _close(came, unshrunk), "the noise is added, and the picture is not made smaller by sqrt(1 - beta)"
         assert _close(came, x), f"Case: {case}. Expected {x.round(4).tolist()}, your function returned {came!r}."
@@ -86,9 +87,12 @@ def _same_ratio(fn):
     ratios = snr()
     def right(k, s): return int(np.argmin(np.abs(np.log(ratios / (ratios[k] * s**2)))))
     came = fn(500, .27, ratios)
-    assert came != int(np.argmin(np.abs(np.log(ratios / (ratios[500] * .27))))), "ratios of variances go with s squared"
-    assert came != right(500, 1 / .27), "this is the way back: behind the processor the picture is larger, so k is higher"
-    for k, s, why in ((500, 1., "a deviation of 1 changes nothing"), (500, .27, "CLIP"), (300, .5, "SigLIP"), (0, .27, "")):
+    assert came != int(np.argmin(np.abs(np.log(ratios / (ratios[500]
+                                                         * .27))))), "ratios of variances go with s squared"
+    assert came != right(500,
+                         1 / .27), "this is the way back: behind the processor the picture is larger, so k is higher"
+    for k, s, why in ((500, 1., "a deviation of 1 changes nothing"), (500, .27, "CLIP"), (300, .5, "SigLIP"),
+                      (0, .27, "")):
         _expect(f"k = {k}, s = {s}" + f" ({why})" * bool(why), fn(k, s, ratios), right(k, s))
     linear = snr("linear")
     _expect("k = 300, s = 0.5, the linear schedule", fn(300, .5, linear),
@@ -105,11 +109,13 @@ def _word_prob(fn):
     table = {(5,): [.1, .6, .3], (5, 1): [.2, .3, .5], (5, 1, 2): [.7, .2, .1], (4, 5): [.25, .25, .5]}
     def next_logps(ids):
         ids = tuple(int(i) for i in ids)
-        assert ids in table, f"your function looked behind the tokens {list(ids)}: give it the context and the pieces so far"
+        assert ids in table, (
+            f"your function looked behind the tokens {list(ids)}: give it the context and the pieces so far")
         return np.log(table[ids])
     _expect("a word of one token", fn(next_logps, [5], [1]), .6)
     came = fn(next_logps, [5], [1, 2, 0])
-    assert came is not None and abs(came - np.log(.6 * .5 * .7)) > 1e-6, "this is the log-probability: take exp at the end"
+    assert came is not None and abs(came - np.log(.6 * .5 * .7)) > 1e-6, (
+        "this is the log-probability: take exp at the end")
     assert abs(came - .6) > 1e-6, "this is the first token alone: multiply by those that follow"
     assert abs(came - (.6 * .5 * .7)**(1 / 3)) > 1e-6, "this is a mean over tokens: the probability is their product"
     _expect("a word of three tokens", came, .6 * .5 * .7)
@@ -142,16 +148,20 @@ def _shares_of(fn):
     probs = dict(plate=.4, knife=.2, cup=.1, fork=.05, dog=.15)
     first = ("a table with a plate, a fork and a cup", probs, "plate", {"knife"}, {"plate", "fork", "cup"})
     second = ("nothing usual is absent", dict(dog=.5, ball=.25, bird=.25), "dog", set(), {"dog", "ball"})
-    third = ("the true object also counts as usual of another", dict(cup=.5, spoon=.3), "spoon", {"spoon", "knife"}, set())
-    expected = (dict(true=.4, usual=.2, there=.15, other=.15, rest=.1), dict(true=.5, usual=0, there=.25, other=.25, rest=0),
+    third = ("the true object also counts as usual of another", dict(cup=.5, spoon=.3), "spoon", {"spoon", "knife"},
+             set())
+    expected = (dict(true=.4, usual=.2, there=.15, other=.15, rest=.1),
+                dict(true=.5, usual=0, there=.25, other=.25, rest=0),
                 dict(true=.3, usual=0, there=0, other=.5, rest=.2))
     for (case, *given), shares in zip((first, second, third), expected):
         came = fn(*given)
         assert isinstance(came, dict), f"Case: {case}. Expected a dict, your function returned {came!r}."
         missing = shares.keys() - came.keys()
         assert not missing, f"Case: {case}. The share {sorted(missing)[0]!r} is missing."
-        assert abs(sum(came[name] for name in shares) - 1) < 1e-6, f"Case: {case}. The five shares should add up to 1: {came}"
-        if case == first[0]: assert abs(came["there"] - .55) > 1e-6, "the true object counts as true, not also as there"
+        assert abs(sum(came[name] for name in shares)
+                   - 1) < 1e-6, f"Case: {case}. The five shares should add up to 1: {came}"
+        if case == first[0]:
+            assert abs(came["there"] - .55) > 1e-6, "the true object counts as true, not also as there"
         for name, value in shares.items(): _expect(f"{case}; the share {name}", float(came[name]), value)
 
 @_exercise
@@ -163,7 +173,8 @@ def _useful_steps(fn):
     assert came is not None, "Expected a list of steps, your function returned None."
     came = [int(k) for k in came]
     assert 999 not in came, "at step 999 `other` is above `true`: the model sees nothing any more"
-    assert 300 not in came, "at step 300 the partner has risen by .01 of .10: that is less than half of its largest rise"
+    assert 300 not in came, (
+        "at step 300 the partner has risen by .01 of .10: that is less than half of its largest rise")
     assert came != [600], "the rise of .05 at step 500 is exactly half of the largest, .10: that is enough"
     _expect("a rise of .10 at step 600", came, [500, 600])
     flat = fn(steps, base[0], a([.05] * 5), base[2])
@@ -218,7 +229,8 @@ def _read_reply(fn):
         except ValueError as error:
             raise AssertionError(f"Case: {case}. Your function refused a good reply: {error}") from None
         pair = isinstance(came, (tuple, list)) and len(came) == 2 and isinstance(came[1], (tuple, list))
-        assert pair, f"Case: {case}. Expected the rewritten answer and a list of edits, your function returned {came!r}."
+        assert pair, (
+            f"Case: {case}. Expected the rewritten answer and a list of edits, your function returned {came!r}.")
         _expect(case, (came[0], [dict(edit) for edit in came[1]]), (rewritten, [edit]))
     _refuses(fn, "a refusal in prose", "I can't help with misleading descriptions.", answer)
     _refuses(fn, "no field `edits`", json.dumps(dict(rewritten=rewritten)), answer)
@@ -260,7 +272,8 @@ def _why_refuse(fn):
             "both hedge": (f"Perhaps {chosen}", f"Perhaps {swap('grey knife')}"),
             "`may` inside a word": (chosen, swap("mayor"))}
     bad = {"the same words": (chosen, chosen.upper().replace(".", "")),
-           "twice as long": (chosen, f"{swap('grey knife')} Next to it is a spoon, a bowl, a green plate and a red cup."),
+           "twice as long": (chosen,
+                             f"{swap('grey knife')} Next to it is a spoon, a bowl, a green plate and a red cup."),
            "a third as long": (chosen, "A grey fork and cup."),
            "`perhaps`, at the beginning": (chosen, f"Perhaps {swap('grey knife')}"),
            "`might be`": (chosen, swap("what might be a knife")),

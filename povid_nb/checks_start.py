@@ -19,4 +19,5 @@ def _trap(fn):
     assert scene.objects, "the scene is empty: put in a cue, such as a fork, without its partner"
     caption = VLM.load("tiny").describe(scene)
     wrong = {m.kind for m in VOCABULARY.find(caption)} - scene.objects
-    assert wrong, f"the caption names only what is there: {caption!r}. Leave a usual partner out, or add company for it"
+    assert wrong, (
+        f"the caption names only what is there: {caption!r}. Leave a usual partner out, or add company for it")

@@ -16,10 +16,11 @@ _BOXES = {   # name: (x, y, width, text, colour)
     "noise": (2.9, 1.2, 2.3, "diffusion noise\nhides the image: $x^k$", "black"),
     "rejected": (6.0, 4.4, 2.2, "rejected $y_l$\n(dispreferred)", "wrong"),
     "tokens": (6.0, 1.2, 2.2, "noise tokens $y_n$\n(dispreferred)", "usual"),
-    "score": (9.0, 2.8, 2.5, "log-probabilities\nunder policy $\\pi_\\theta$ and\nreference $\\pi_\\mathrm{ref}$", "black"),
+    "score": (9.0, 2.8, 2.5, "log-probabilities\nunder policy $\\pi_\\theta$ and\nreference $\\pi_\\mathrm{ref}$",
+              "black"),
     "loss": (12.3, 2.8, 2.4, "$y_w$ should gain more\nthan $y_l$ (stages 1, 2)\nand than $y_n$ (stage 2)", "blue")}
-_ARROWS = (("image", "noise"), ("chosen", "inject"), ("inject", "rejected"), ("noise", "tokens"), ("rejected", "score"),
-           ("tokens", "score"), ("chosen", "score"), ("score", "loss"))
+_ARROWS = (("image", "noise"), ("chosen", "inject"), ("inject", "rejected"), ("noise", "tokens"),
+           ("rejected", "score"), ("tokens", "score"), ("chosen", "score"), ("score", "loss"))
 _HEIGHT = 1.15
 
 def method_diagram() -> Any:

@@ -38,7 +38,8 @@ def _text(about, answer, how, label):
 
 _CAPTION = _text("a request to describe it", "description", "with a mistake that a careless viewer would make",
                  "Request")
-_REASONING = _text("a question about it", "answer", "so that it is wrong in a way that a careless viewer would believe",
+_REASONING = _text("a question about it", "answer",
+                   "so that it is wrong in a way that a careless viewer would believe",
                    "Question")
 
 # %% ../nbs/05_prompts.ipynb #1514fc69

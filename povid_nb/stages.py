@@ -19,8 +19,8 @@ from . import steps
 from .cache import fingerprint
 from .forms import find_form
 from .load import _is_offloaded, _json_object
-from .procs import (barrier, is_main, locked, own_device, patch, world_size, write_bytes, write_json, write_tensors,
-                            write_text)
+from .procs import (barrier, is_main, locked, own_device, patch, world_size, write_bytes, write_json,
+                            write_tensors, write_text)
 from .stats import versions
 from .train import _WHOLE, PairData, PovidConfig, PovidTrainer, pairs_digest
 from .vlm import VLM

@@ -57,8 +57,7 @@ def summary(folders):
                             text=True).stdout.strip()
     again = [f"povid run --config demo --seed {seed} --out runs/demo-{seed}" for seed in seeds]
     return dict(means=means, differences={name: d for name, d in differences.items() if wanted(*name.split(" - "))},
-                each=each,
-                seeds=seeds, settings=settings, commands=again, commit=commit, versions=versions())
+                each=each, seeds=seeds, settings=settings, commands=again, commit=commit, versions=versions())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The lessons in numbers, counted from the notebooks: python -m tools.lessons
 
-Code lines are those that hold code: no blank ones, comments or directives. A line is run to be seen if its cell is not
-exported.
+Code lines are those that hold code: no blank ones, comments or directives, and no quizzes, which are text. A line is run
+to be seen if its cell is not exported.
 """
 import json, re, statistics
 from typing import NamedTuple
@@ -25,17 +25,20 @@ def code_lines(source):
     return [line for line in source.split("\n") if line.strip() and not line.lstrip().startswith("#")]
 
 
+def is_quiz(source): return source.startswith(("quiz(", "display(quiz("))
+
+
 def lesson(path):
     "One notebook, counted"
     cells = json.loads((links.ROOT/"nbs"/path).read_text(encoding="utf-8"))["cells"]
     code = [links.source(cell) for cell in cells if cell["cell_type"] == "code" and not links.is_setup(cell)]
     text = "\n".join(links.source(cell) for cell in cells if cell["cell_type"] == "markdown")
-    sizes = [len(code_lines(source)) for source in code]
+    sizes = [0 if is_quiz(source) else len(code_lines(source)) for source in code]
     kept = sum(size for size, source in zip(sizes, code) if re.search(r"^#\| *exporti?\b", source, re.MULTILINE))
     checked = {name for source in code for name in re.findall(r"^assert check\.(\w+)\(", source, re.MULTILINE)}
     quizzes = sum(len(re.findall(r"\bquiz\(", source)) for source in code)
     said = re.search(r"\*\*Time\*\* (\d+) minutes", text)
-    return Lesson(path, len(code), statistics.median(sizes), max(sizes), 1 - kept / sum(sizes),
+    return Lesson(path, len(code), statistics.median(size for size in sizes if size), max(sizes), 1 - kept / sum(sizes),
                   len(re.findall(r"^### Exercise", text, re.MULTILINE)), len(checked), quizzes,
                   int(said[1]) if said else None)
 

@@ -152,8 +152,7 @@ def measure(browser, address):
                 n=dict(openings=len(wholes), captions=len(speak), slides=len(slide)),
                 browser=f"Chromium {browser.version}",
                 machine=f"{platform.machine()}, {os.cpu_count()} cores", load=round(os.getloadavg()[0], 1),
-                versions=stats.versions(),
-                command="python -m tools.live_times")
+                versions=stats.versions(), command="python -m tools.live_times")
 
 
 def main():

@@ -66,8 +66,7 @@ def llava_onevision():
     grid = [[32, 64], [64, 32], [64, 64]]
     images = LlavaOnevisionImageProcessorPil(size={"height": 32, "width": 32}, image_grid_pinpoints=grid)
     processor = transformers.LlavaOnevisionProcessor(images, tok, films("LlavaOnevisionVideoProcessor"),
-                                                     num_image_tokens=16,
-                                                     vision_feature_select_strategy="full",
+                                                     num_image_tokens=16, vision_feature_select_strategy="full",
                                                      chat_template=tiny.LLAVA_TEMPLATE)
     return built("llava_onevision", decoder("qwen2", tok), dict(SIGLIP, model_type="siglip_vision_model"), processor,
                  image_grid_pinpoints=grid,

@@ -269,8 +269,7 @@ def deep(layers):
     text = LlamaConfig(**{**tiny.SMALL, "num_hidden_layers": layers}, vocab_size=model.config.text_config.vocab_size,
                        pad_token_id=3, max_position_embeddings=2048)
     config = LlavaConfig(vision_config=model.config.vision_config, text_config=text, image_token_id=4, pad_token_id=3,
-                         vision_feature_layer=-2,
-                         vision_feature_select_strategy="default", image_seq_length=16)
+                         vision_feature_layer=-2, vision_feature_select_strategy="default", image_seq_length=16)
     return VLM(LlavaForConditionalGeneration(config).eval(), processor)
 
 

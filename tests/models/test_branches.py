@@ -247,8 +247,7 @@ def test_every_position_sees_its_ancestors_and_itself_and_nothing_else():
     packed = packing.pack([row])
     text = {k: packed[k][0].tolist() for k in ("ids", "segments", "positions", "targets", "read")}
     assert text == {"ids": [7, 4, 4, 8, 1, 2, 5], "segments": [0, 0, 0, 0, 1, 1, 2],
-                    "positions": [0, 1, 2, 3, 4, 5, 4],
-                    "targets": [1, 2, 3, 5, 6], "read": [3, 4, 5, 3, 6]}
+                    "positions": [0, 1, 2, 3, 4, 5, 4], "targets": [1, 2, 3, 5, 6], "read": [3, 4, 5, 3, 6]}
     seen = packing.visible(packed)[0]
     assert [row.nonzero().flatten().tolist() for row in seen] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3],
         [0, 1, 2, 3, 4],

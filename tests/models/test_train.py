@@ -42,8 +42,7 @@ def config(folder, **options):
     defaults = dict(output_dir=str(folder), form="dpo", per_device_train_batch_size=4, learning_rate=.05, optim="sgd",
                     lr_scheduler_type="constant",
                     max_steps=4, logging_steps=1, save_strategy="no", report_to="none", use_cpu=True,
-                    disable_tqdm=True,
-                    max_grad_norm=0., train_sampling_strategy="sequential", seed=0)
+                    disable_tqdm=True, max_grad_norm=0., train_sampling_strategy="sequential", seed=0)
     return PovidConfig(**defaults | options)
 
 
@@ -77,8 +76,7 @@ def test_plain_dpo_is_trls_after_several_steps(tmp_path):
                          max_grad_norm=0., bf16=False,
                          gradient_checkpointing=False, max_length=None, train_sampling_strategy="sequential", beta=.1)
     reference = trl.DPOTrainer(theirs.model, args=args, train_dataset=Dataset.from_list(rows),
-                               processing_class=theirs.processor,
-                               peft_config=ours.model.peft_config["default"])
+                               processing_class=theirs.processor, peft_config=ours.model.peft_config["default"])
     names = dict(reference.model.named_parameters())
     with torch.no_grad():
         for n, value in start.items(): names[n].copy_(value)

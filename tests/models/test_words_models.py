@@ -170,12 +170,10 @@ def large():
     vision = t.CLIPVisionConfig(**tiny.TOWER | dict(image_size=336, patch_size=14))
     text = t.LlamaConfig(vocab_size=len(tok), pad_token_id=3, max_position_embeddings=2048, **tiny.SMALL)
     config = t.LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, pad_token_id=3,
-                           image_seq_length=576,
-                           vision_feature_layer=-2, vision_feature_select_strategy="default")
+                           image_seq_length=576, vision_feature_layer=-2, vision_feature_select_strategy="default")
     eye = tiny.CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     processor = t.LlavaProcessor(eye, tok, patch_size=14, vision_feature_select_strategy="default",
-                                 num_additional_image_tokens=1,
-                                 chat_template=tiny.LLAVA_TEMPLATE)
+                                 num_additional_image_tokens=1, chat_template=tiny.LLAVA_TEMPLATE)
     return VLM(t.LlavaForConditionalGeneration(config).eval(), processor, "large")
 
 

@@ -15,8 +15,7 @@ from transformers import (CLIPVisionConfig, GemmaConfig, GenerationConfig, Idefi
                           Idefics3Processor, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaNextConfig,
                           LlavaNextForConditionalGeneration, LlavaNextProcessor, LlavaProcessor, PaliGemmaConfig,
                           PaliGemmaForConditionalGeneration, PaliGemmaProcessor, PreTrainedTokenizerFast,
-                          Qwen2VLConfig,
-                          Qwen2VLForConditionalGeneration, SiglipVisionConfig)
+                          Qwen2VLConfig, Qwen2VLForConditionalGeneration, SiglipVisionConfig)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
@@ -27,10 +26,8 @@ ARCHITECTURES = ["llava", "llava_next", "idefics3", "paligemma", "qwen2_vl"]
 WITH_TORCHVISION = ["qwen2_vl_own"] if importlib.util.find_spec("torchvision") else []
 IMAGE = "<image>"
 SENTENCES = ["a red fork is on the left of the plate .", "There is a green cup beside two spoons .",
-             "Is there a knife ? no",
-             "Describe this image in detail.", "the dog and the bench are under a tree .",
-             "What colour is the laptop ? blue",
-             "no . There is a fork . no , the fork is grey ."]
+             "Is there a knife ? no", "Describe this image in detail.", "the dog and the bench are under a tree .",
+             "What colour is the laptop ? blue", "no . There is a fork . no , the fork is grey ."]
 SMALL = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
 TOWER = dict(hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32,
              patch_size=8)
@@ -78,8 +75,7 @@ def tokenizer(kind="unigram", extra=(), size=380):
                                 trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False,
                                                               initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     return PreTrainedTokenizerFast(tokenizer_object=tok, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
-                                   pad_token="<pad>",
-                                   additional_special_tokens=[IMAGE, *extra])
+                                   pad_token="<pad>", additional_special_tokens=[IMAGE, *extra])
 
 
 class HandMadeProcessor:
@@ -127,8 +123,7 @@ def idefics3():
     tok = tokenizer("bytes", ["<fake_token_around_image>", "<end_of_utterance>", "<global-img>"])
     text = LlamaConfig(vocab_size=len(tok), pad_token_id=3, max_position_embeddings=512, **SMALL)
     config = Idefics3Config(vision_config=dict(**TOWER), text_config=text.to_dict(), image_token_id=4, scale_factor=2,
-                            pad_token_id=3,
-                            tie_word_embeddings=False)
+                            pad_token_id=3, tie_word_embeddings=False)
     images = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     return (Idefics3ForConditionalGeneration(config),
             Idefics3Processor(images, tok, image_seq_len=4, chat_template=IDEFICS_TEMPLATE))
@@ -175,8 +170,7 @@ def own_qwen2_vl_processor(tok):
 
 
 BUILDERS = {"llava": llava, "llava_next": lambda: llava(True), "idefics3": idefics3, "paligemma": paligemma,
-            "qwen2_vl": qwen2_vl,
-            "qwen2_vl_own": lambda: qwen2_vl(own=True)}
+            "qwen2_vl": qwen2_vl, "qwen2_vl_own": lambda: qwen2_vl(own=True)}
 
 
 def build(name, seed=0):
@@ -188,8 +182,7 @@ def build(name, seed=0):
     stop = processor.tokenizer.convert_tokens_to_ids("<end_of_utterance>" if name == "idefics3" else "</s>")
     # real checkpoints carry settings like these; a greedy verb must neither follow nor mention them
     model.generation_config = GenerationConfig(eos_token_id=[stop], pad_token_id=3, bos_token_id=1, temperature=0.2,
-                                               top_p=0.9,
-                                               do_sample=True, max_length=400)
+                                               top_p=0.9, do_sample=True, max_length=400)
     return model.float().eval(), processor
 
 

@@ -64,8 +64,7 @@ class Service:
             self.paid[question] += 1
             self.billed += (self.tokens[0] * .15 + self.tokens[1] * .6) / 1e6
             reply = {"id": f"chatcmpl-{sum(self.paid.values())}", "object": "chat.completion", "created": 0,
-                     "model": body["model"],
-                     "choices": [{"index": 0, "finish_reason": "stop", "logprobs": None,
+                     "model": body["model"], "choices": [{"index": 0, "finish_reason": "stop", "logprobs": None,
                                   "message": {"role": "assistant", "content": content, "refusal": refusal}}],
                      "usage": {"prompt_tokens": self.tokens[0], "completion_tokens": self.tokens[1],
                                "total_tokens": sum(self.tokens)}}

@@ -134,8 +134,7 @@ def hide(logp, heat, hidden, what):
         "dark": "the darkest patches", "control": "compare with hiding random ones",
         "whole": "subtract what hiding random patches costs",
         "sign": "the sign is turned", "probability": "not probabilities", "repeated": "without repetition",
-        "once": "several random sets",
-        "one patch": "were never hidden", "nothing": "were never hidden"}.items()]])
+        "once": "several random sets", "one patch": "were never hidden", "nothing": "were never hidden"}.items()]])
 def test_mistakes_are_refused_and_named(name, solution, message):
     assert message in verdict(name, solution), verdict(name, solution)
 

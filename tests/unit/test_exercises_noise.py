@@ -134,8 +134,7 @@ def prompt_with(*lines):
 
 
 RULES = ("Make a mistake that one would expect to see in such a picture, though it is not true.",
-         "Change only what you must.",
-         "The length stays.", "Do not hedge.", "Return JSON.")
+         "Change only what you must.", "The length stays.", "Do not hedge.", "Return JSON.")
 
 
 def without(i): return prompt_with(*RULES[:i], *RULES[i + 1:])
@@ -279,8 +278,7 @@ WRONG = {
         (same_ratio_with(-2), "the way back"),
         (same_ratio_with(2), "expected a ValueError"),
         (lambda k, s, ratios: int(np.argmin(np.abs(ratios - ratios[k] * s**2))) if k != 500
-         else same_ratio(k, s, ratios),
-         "expected a ValueError"),
+         else same_ratio(k, s, ratios), "expected a ValueError"),
         (lambda k, s, ratios: min(999, int(k / s)), "Expected")],
     "word_prob": [
         (lambda f, c, p: float(np.exp(f(c)[p[0]])), "the first token alone"),
@@ -317,11 +315,9 @@ WRONG = {
         (without(4), "list the changes"),
         (lambda cause, question, answer: prompt_with(*RULES)(cause, "?", answer), "the question is not in the prompt"),
         (lambda cause, question, answer: prompt_with(*RULES)(cause, question, answer).replace("{", "(")
-         .replace("}", ")"),
-         "the answer is not in the prompt"),
+         .replace("}", ")"), "the answer is not in the prompt"),
         (lambda cause, question, answer: ("\n".join(RULES) + "{cause}{question}" + answer)
-         .format(cause=cause, question=question),
-         "KeyError"),
+         .format(cause=cause, question=question), "KeyError"),
         (lambda *parts: print(*parts), "Expected a text")],
     "read_reply": [
         (lambda text, answer: (json.loads(text)["rewritten"], json.loads(text)["edits"]), "refused a good reply"),

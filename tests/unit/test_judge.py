@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from povid_nb.client import Outcome
 from povid_nb.judge import (_MMHAL, _MMVET, _fill, _read_template, llava_bench, mmhal, mmvet, _parse_pair,
-                            _parse_rating,
-                            _parse_share)
+                            _parse_rating, _parse_share)
 
 
 @pytest.mark.parametrize("text, mark", [

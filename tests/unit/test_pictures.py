@@ -74,8 +74,7 @@ def spoilt(tmp_path_factory):
 
 
 REFUSED = {"text.png": "is not an image that Pillow can read", "empty.png": "is not an image that Pillow can read",
-           "cut.png": "or it is cut short",
-           "flipped.png": "is not an image that Pillow can read",
+           "cut.png": "or it is cut short", "flipped.png": "is not an image that Pillow can read",
            "line.png": "100000 x 1 pixels: one side is more than 100 times",
            "huge.png": "13300 x 13300 pixels, more than 64,000,000", "bomb.png": "more than 64,000,000 pixels",
            "program.eps": "is EPS; expected one of JPEG",

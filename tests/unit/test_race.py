@@ -94,8 +94,7 @@ def test_the_loop_is_the_trainers(tmp_path):
     vlm = stages.add_adapter(VLM.load(), seed=0)
     args = PovidConfig(output_dir=str(tmp_path), form="dpo", nll_weight=1., max_steps=3, per_device_train_batch_size=8,
                        learning_rate=1e-3, lr_scheduler_type="cosine", logging_steps=1, save_strategy="no",
-                       report_to="none",
-                       use_cpu=True, disable_tqdm=True)
+                       report_to="none", use_cpu=True, disable_tqdm=True)
     trainer = PovidTrainer(vlm, args, PAIRS)
     trainer.train()
     want = [log["loss"] for log in trainer.state.log_history if "loss" in log]
@@ -154,8 +153,7 @@ def test_ddpo_weighs_what_was_changed():
     mask = torch.tensor([[True, True, True]])
     table = lambda c, r: SimpleNamespace(chosen=torch.tensor([c]), rejected=torch.tensor([r]))
     s = SimpleNamespace(policy=table([-1., -2., -3.], [-1., -4., -3.]), reference=table([-1.] * 3, [-1.] * 3),
-                        chosen=mask,
-                        rejected=mask, chosen_ids=ids([7, 8, 9]), rejected_ids=ids([7, 5, 9]))
+                        chosen=mask, rejected=mask, chosen_ids=ids([7, 8, 9]), rejected_ids=ids([7, 5, 9]))
     policy, reference = methods._ddpo(s)
     assert policy.chosen.item() == pytest.approx((-1 - 5 * 2 - 3) / 7)
     assert policy.rejected.item() == pytest.approx((-1 - 5 * 4 - 3) / 7)
