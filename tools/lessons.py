@@ -37,8 +37,9 @@ def lesson(path):
     kept = sum(size for size, source in zip(sizes, code) if re.search(r"^#\| *exporti?\b", source, re.MULTILINE))
     checked = {name for source in code for name in re.findall(r"^assert check\.(\w+)\(", source, re.MULTILINE)}
     quizzes = sum(len(re.findall(r"\bquiz\(", source)) for source in code)
+    median = statistics.median(size for size in sizes if size)
     said = re.search(r"\*\*Time\*\* (\d+) minutes", text)
-    return Lesson(path, len(code), statistics.median(size for size in sizes if size), max(sizes), 1 - kept / sum(sizes),
+    return Lesson(path, len(code), median, max(sizes), 1 - kept / sum(sizes),
                   len(re.findall(r"^### Exercise", text, re.MULTILINE)), len(checked), quizzes,
                   int(said[1]) if said else None)
 
