@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest, torch
 from PIL import Image
 from safetensors.torch import save_file
+from bench import real_readings
 from povid_nb import load, parts, plausible, race, race_real, realworld, trials, world
 
 
@@ -181,3 +182,30 @@ def test_absent_partners_are_counted(small_race, things):
     assert (found["partners"], found["partners_named"], found["bystanders"], found["bystanders_named"]) == ([1, 1],
         [1, 0], [1, 1], [0, 1])
     assert found["any_wrong"] == [1, 1] and trials._scores(found)["partner"] == .5
+
+
+def test_a_probe_reads_what_stands_in_each_place(things):
+    "Where each kind has a direction of its own, the probe finds the things of a scene, and not those of another one"
+    torch.manual_seed(0)
+    directions, some = torch.randn(len(things.kinds), 64), realworld.scenes(things, "random", "train", 300)
+    def features(scenes):
+        grid = torch.randn(len(scenes), 7, 7, 64) * .1
+        for row, scene in zip(grid, scenes):
+            for thing in scene.things:
+                down, right = (slice(*((0, 2), (2, 5), (5, 7))[i]) for i in divmod(thing.place, 3))
+                row[down, right] += directions[things.kinds.index(thing.kind)]
+        return grid.flatten(1, 2)
+    probe = real_readings.fit_probe(features(some), some)
+    others = realworld.scenes(things, "counter", "test", 40)
+    def right(features):
+        return sum(found == scene.objects
+                   for found, scene in zip(real_readings.seen(features, probe, things.kinds), others))
+    assert right(features(others)) >= 34
+    assert right(features(others[::-1])) < 6
+
+
+def test_shares_of_the_readings_are_those_counted_by_hand(things):
+    scene = realworld.Scene((realworld.Thing("teapot", 0), realworld.Thing("apple", 1)), "kitchen", "one", things)
+    found = real_readings.shares([scene] * 4, [{"teapot", "mug"}, {"apple"}, set(), {"teapot", "banana"}])
+    assert {name: values[0] for name, values in found.items()} == {"there": 3/8, "partners": 1/4, "bystanders": 1/4}
+    assert all(low <= mean <= high for mean, low, high in found.values())
