@@ -23,9 +23,9 @@ WIDE = """() => {
   const scrolls = el => ['auto', 'scroll', 'hidden'].includes(getComputedStyle(el).overflowX);
   const called = el => el.className && typeof el.className === 'string' ? '.' + el.className.split(' ')[0] : '';
   const wide = [...document.querySelectorAll('body *')].filter(el => {
-  const box = el.getBoundingClientRect(); if (box.right <= limit + 1 || !box.width) return false;
-  for (let up = el.parentElement; up && up !== document.body; up = up.parentElement) if (scrolls(up)) return false;
-  return true; });
+    const box = el.getBoundingClientRect(); if (box.right <= limit + 1 || !box.width) return false;
+    for (let up = el.parentElement; up && up !== document.body; up = up.parentElement) if (scrolls(up)) return false;
+    return true; });
   return [document.documentElement.scrollWidth - limit,
           wide.slice(0, 3).map(el => el.tagName.toLowerCase() + called(el))]; }"""
 DARK = "body.quarto-dark {background: #222; color: #fff} body.quarto-dark a {color: #00bc8c}"
