@@ -243,8 +243,12 @@ def adapters(folder):
         data[-1000] ^= 255
         (path/"adapter_model.safetensors").write_bytes(data)
     changed = {first: tensors[first] * np.nan}
-    record = lambda **more: lambda path: (path/"povid.json").write_text(json.dumps({"base": "000000000000",
-        "over": None, "files": {}} | more))
+    def record(**more):
+        fields = {"base": "000000000000", "over": None, "files": {}} | more
+        return lambda path: (path/"povid.json").write_text(json.dumps(fields))
+    def changed_since(path):
+        record(base=None, files={"adapter_model.safetensors": "00"})(path)
+        flipped(path)
     cases = {
         "as trained": (adapter("good"), "ok"), "no such folder": (folder/"none", "refused"),
         "an empty folder": (folder/"empty", "refused"), "a file": (picture, "refused"),
@@ -290,10 +294,7 @@ def adapters(folder):
         "made for a model of another name": (adapter("named", base_model_name_or_path="someone/else"), "aside"),
         "trained on other weights": (adapter("weights", record()), "refused"),
         "stage 2 without stage 1": (adapter("stage2", record(over="abc-1/1")), "refused"),
-        "a byte has changed since training": (adapter("flip",
-                                                      lambda p: (record(base=None,
-                                                          files={"adapter_model.safetensors": "00"})(p), flipped(p))),
-                                              "refused"),
+        "a byte has changed since training": (adapter("flip", changed_since), "refused"),
         "a torn record": (adapter("torn", lambda p: (p/"povid.json").write_text('{"base": ')), "refused"),
         "a record of another kind": (adapter("kindrec", lambda p: (p/"povid.json").write_text("[]")), "refused")}
     (folder/"empty").mkdir()
@@ -343,6 +344,10 @@ def models(folder):
             save_file(change(load_file(path/"model.safetensors")), path/"model.safetensors", {"format": "pt"})
         return write
     first = lambda found: next(name for name in sorted(found) if "language_model" in name)
+    def led_out(path):
+        (path/"model.safetensors").rename(path.with_name("out.safetensors"))
+        index = {"metadata": {}, "weight_map": {"x": "../out.safetensors"}}
+        (path/"model.safetensors.index.json").write_text(json.dumps(index))
     template = ("{% for x in ().__class__.__base__.__subclasses__() %}{% if 'Popen' in x.__name__ %}{{ x(['touch', '"
                 + str(ran) + "']) }}{% endif %}{% endfor %}")
     cases = {
@@ -370,11 +375,7 @@ def models(folder):
                                         "refused"),
         "weights not a number": (tensors(lambda found: found | {first(found): found[first(found)] * np.nan}),
                                  "refused"),
-        "an index that leads out of the folder": (lambda p: ((p/"model.safetensors")
-                                                             .rename(p.with_name("out.safetensors")),
-                                                             (p/"model.safetensors.index.json")
-                                                             .write_text(json.dumps({"metadata": {},
-                                                                 "weight_map": {"x": "../out.safetensors"}}))), "ok"),
+        "an index that leads out of the folder": (led_out, "ok"),
         "no processor": (lambda p: (p/"processor_config.json").unlink(), "refused"),
         "processor is a list": (lambda p: (p/"processor_config.json").write_text("[]"), "refused"),
         "no tokenizer": (lambda p: ((p/"tokenizer.json").unlink(), (p/"tokenizer_config.json").unlink()), "refused"),

@@ -147,9 +147,8 @@ def cut(base, folder, between, batch, more="{}"):
     resumed = (Path(folder)/"stage2"/"checkpoint-1").exists()
     logps = whole(base, folder, between, batch, callbacks=[Look(), Leave()], **json.loads(more))
     if procs.is_main():
-        (Path(folder)/"seen.json").write_text(json.dumps(seen
-                                                         | {"resumed": resumed, "logps": logps,
-                                                            "world": procs.world_size()}))
+        seen |= {"resumed": resumed, "logps": logps, "world": procs.world_size()}
+        (Path(folder)/"seen.json").write_text(json.dumps(seen))
     torch.distributed.barrier()
     os._exit(0)
 
