@@ -1,11 +1,12 @@
 "Scenes of photographed things, the parts of a real model, and the meter of plausibility"
 import importlib.util, json, random
 from types import SimpleNamespace
+import numpy as np
 import pytest, torch
 from PIL import Image
 from safetensors.torch import save_file
-from bench import real_readings
-from povid_nb import load, parts, plausible, race, race_real, realworld, trials, world
+from bench import real_attention, real_readings
+from povid_nb import attention, load, parts, plausible, race, race_real, realworld, trials, world
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +210,25 @@ def test_shares_of_the_readings_are_those_counted_by_hand(things):
     found = real_readings.shares([scene] * 4, [{"teapot", "mug"}, {"apple"}, set(), {"teapot", "banana"}])
     assert {name: values[0] for name, values in found.items()} == {"there": 3/8, "partners": 1/4, "bystanders": 1/4}
     assert all(low <= mean <= high for mean, low, high in found.values())
+
+
+def test_several_trainings_are_compared_with_one_model_on_the_same_answers():
+    "Two answers of 10 and 30 words; the shares rise by .1 in one training and by .3 in the other"
+    def shares(rise):
+        words = np.array([10, 30])
+        columns = {f"n/{name}": words for name in ("object", "all")} | {
+            f"{part}/{name}": words * (.2 + rise) for part in ("image", "seen") for name in ("object", "all")} | {
+            f"rest/{name}": words for name in ("object", "all")}
+        empty = {f"{part}/{name}": np.zeros(2) for part in ("n", "image", "seen", "rest")
+                 for name in attention._CLASSES if name != "object"}
+        return attention.ImageShares(columns | empty, np.zeros((2, 1, 1)), ["one", "two"])
+    before, tuned = real_attention.pooled([shares(0.)] * 2), real_attention.pooled([shares(.1), shares(.3)])
+    found = before.compare(tuned)
+    assert found["object"].difference == pytest.approx(.2) and "hallucinated" not in found
+    assert tuned.names == ["one", "two"] * 2
+
+
+def test_attention_wants_the_trainings_of_the_lab(tmp_path):
+    saved = trials.Lab("real-parts").saved()
+    with pytest.raises(FileNotFoundError, match="run `povid lab real-parts --full` first"):
+        real_attention.trainings(tmp_path, saved)
