@@ -87,10 +87,9 @@ def _same_ratio(fn):
     ratios = snr()
     def right(k, s): return int(np.argmin(np.abs(np.log(ratios / (ratios[k] * s**2)))))
     came = fn(500, .27, ratios)
-    assert came != int(np.argmin(np.abs(np.log(ratios / (ratios[500]
-                                                         * .27))))), "ratios of variances go with s squared"
-    assert came != right(500,
-                         1 / .27), "this is the way back: behind the processor the picture is larger, so k is higher"
+    assert came != right(500, .27**.5), "ratios of variances go with s squared"
+    back = "this is the way back: behind the processor the picture is larger, so k is higher"
+    assert came != right(500, 1 / .27), back
     for k, s, why in ((500, 1., "a deviation of 1 changes nothing"), (500, .27, "CLIP"), (300, .5, "SigLIP"),
                       (0, .27, "")):
         _expect(f"k = {k}, s = {s}" + f" ({why})" * bool(why), fn(k, s, ratios), right(k, s))
@@ -158,8 +157,8 @@ def _shares_of(fn):
         assert isinstance(came, dict), f"Case: {case}. Expected a dict, your function returned {came!r}."
         missing = shares.keys() - came.keys()
         assert not missing, f"Case: {case}. The share {sorted(missing)[0]!r} is missing."
-        assert abs(sum(came[name] for name in shares)
-                   - 1) < 1e-6, f"Case: {case}. The five shares should add up to 1: {came}"
+        total = sum(came[name] for name in shares)
+        assert abs(total - 1) < 1e-6, f"Case: {case}. The five shares should add up to 1: {came}"
         if case == first[0]:
             assert abs(came["there"] - .55) > 1e-6, "the true object counts as true, not also as there"
         for name, value in shares.items(): _expect(f"{case}; the share {name}", float(came[name]), value)
