@@ -94,8 +94,8 @@ def kinds_by_the_rule(caption):
 def chair(folder, rng):
     truth = {i: rng.sample(sorted({"person", "dog", "wine glass", "dining table", "elephant", "train", "toilet",
                                    "chair", "cup", "bus", "bench", "knife", "car", "couch"}), 4) for i in range(N)}
-    images, files = picture_files(folder, [f"COCO_val2014_{i:012}.jpg" for i in truth]), save(folder/"truth.json",
-        truth)
+    images = picture_files(folder, [f"COCO_val2014_{i:012}.jpg" for i in truth])
+    files = save(folder/"truth.json", truth)
     model = Model([f"There is {' and '.join(rng.choices(PHRASES, k=rng.randint(1, 6)))}, near a wall."
                    for _ in range(N)])
     ours, saved = answered("chair", folder, model, annotations=files, images=images)
